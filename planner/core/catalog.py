@@ -1,0 +1,185 @@
+"""What a plan may call: one shape for a tool, an agent, a person, a flow or a remote agent.
+
+Rules of the file:
+- A callee is data. How it is performed is known to `engine` and the modules below it, never here.
+- Types are words (`text`, `list[path]`), because people, models and error messages all read them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from math import log
+from typing import Literal, TypeAlias
+
+from pydantic import Field
+
+from planner.core.labels import Frozen, Integrity, Json, Names
+
+CalleeKind: TypeAlias = Literal["tool", "agent", "human", "gate", "wait", "plan", "flow", "remote"]
+Effect: TypeAlias = Literal[
+    "pure",  # a function of its arguments; touches nothing
+    "read",  # looks at something of ours
+    "fetch",  # looks at something outside; the request itself is visible there
+    "write",  # changes something of ours that can be put back
+    "send",
+    "spend",
+    "delete",
+    "account",
+    "execute",
+]
+READING: frozenset[str] = frozenset({"pure", "read", "fetch"})
+"""Effects that may be repeated, reordered and retried freely."""
+
+ATOMS: tuple[str, ...] = (
+    "any",
+    "text",  # any characters
+    "path",  # a file of the workspace, relative, with `/`
+    "folder",  # a folder of the workspace
+    "url",
+    "email",
+    "iban",
+    "id",
+    "span",  # characters that must occur verbatim in an input
+    "date",  # YYYY-MM-DD
+    "number",
+    "integer",
+    "boolean",
+    "record",  # an object
+    "table",  # a list of objects with the same keys
+    "expression",  # evaluated by the callee, so no data may be interpolated into it
+)
+TEXTUAL: frozenset[str] = frozenset({"text", "path", "folder", "url", "email", "iban", "id", "span", "date"})
+
+RESERVED: frozenset[str] = frozenset({"agent", "human", "gate", "wait", "plan", "flow", "memory"})
+"""Namespaces that a tools folder may not use."""
+
+
+def item_type(type_: str) -> str | None:
+    """`T` for `list[T]`, `record` for `table`, else None."""
+    if type_ == "table":
+        return "record"
+    if type_.startswith("list[") and type_.endswith("]"):
+        return type_[5:-1]
+    return None
+
+
+def is_type(type_: str) -> bool:
+    """Whether the word is a type of the plan language."""
+    item = item_type(type_)
+    return type_ in ATOMS or (item is not None and type_ != "table" and is_type(item))
+
+
+class Parameter(Frozen):
+    """One argument of a callee."""
+
+    name: str
+    type: str = "text"
+    required: bool = True
+    default: Json = None
+    description: str = ""
+    choices: tuple[str, ...] = ()
+
+
+class Declaration(Frozen):
+    """What a call does to the world and what it needs to be allowed; see docs/architecture.md, "Safety".
+
+    The default is the most careful reading: unknown effect, everything controlled, nothing trusted.
+    """
+
+    effect: Effect = "execute"
+    reversible: bool = False
+    on_doubt: Literal["idempotent", "probe", "ask"] = "ask"
+    """What to do when it is unknown whether the effect happened."""
+    undo: str | None = None
+    resource: tuple[str, ...] | None = None
+    """Key templates such as `file:{path}`; `None` is unknown (conflicts with everything), `()` is nothing."""
+    control: Mapping[str, Integrity] = Field(default_factory=dict)
+    """The least integrity of each argument that decides what is done, as against what is merely carried."""
+    recipients: tuple[str, ...] = ()
+    payload: tuple[str, ...] = ()
+    public_sink: bool = False
+    span_ok: bool = False
+    out: Literal["trusted", "bounded", "untrusted", "fields"] = "untrusted"
+    bounded_fields: tuple[str, ...] = ()
+    readers: Names | None = None
+    roles: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+    timeout_s: float | None = None
+
+
+class Callee(Frozen):
+    """A thing that a step may `use`."""
+
+    name: str
+    kind: CalleeKind = "tool"
+    summary: str
+    parameters: tuple[Parameter, ...] = ()
+    result: str = "any"
+    declaration: Declaration = Declaration()
+    keywords: tuple[str, ...] = ()
+    """Further words that a goal may use for it; retrieval reads them, models do not."""
+    version: str = ""
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether a call may be repeated, because it changes nothing."""
+        return self.declaration.effect in READING
+
+    def parameter(self, name: str) -> Parameter | None:
+        """The parameter of that name, if there is one."""
+        return next((p for p in self.parameters if p.name == name), None)
+
+
+Catalogue: TypeAlias = Mapping[str, Callee]
+
+
+def signature(callee: Callee) -> str:
+    """One line that a model or a person can read: `files.read(path) -> text: Read a file`."""
+    parameters = ", ".join(p.name if p.required else f"{p.name}?" for p in callee.parameters)
+    return f"{callee.name}({parameters}) -> {callee.result}: {callee.summary}"
+
+
+_WORD = re.compile(r"[a-z0-9]+")
+
+
+def _terms(text: str) -> list[str]:
+    """Lower-case words with plural and verb endings cut, so `files` finds `file`."""
+    return [re.sub(r"(ing|ed|es|s|e)$", "", w) if len(w) > 3 else w for w in _WORD.findall(text.lower())]
+
+
+def retrieve(goal: str, catalogue: Catalogue, *, limit: int, always: Iterable[str] = ()) -> tuple[str, ...]:
+    """The callees to show a planner: those in `always` (in catalogue order), then the best matches.
+
+    Ranked by BM25 (Robertson and Zaragoza 2009, section 3.4; k1 1.2, b 0.75) over name, summary, parameters and
+    keywords. At most `limit` names, unless `always` alone has more. A goal that matches nothing gets the first
+    ones, so that a planner never sees an empty catalogue.
+    """
+    wanted = set(always)
+    shown = [name for name in catalogue if name in wanted]
+    rest = [name for name in catalogue if name not in wanted]
+    room = max(0, limit - len(shown))
+    if len(rest) > room:
+        scores = _bm25(_terms(goal), {name: _terms(_document(catalogue[name])) for name in rest})
+        rest = sorted(rest, key=lambda name: -scores[name])[:room]
+    return tuple(shown + rest)
+
+
+def _document(callee: Callee) -> str:
+    parts = [callee.name, callee.name, callee.summary, *callee.keywords]
+    parts += [f"{p.name} {p.description}" for p in callee.parameters]
+    return " ".join(parts)
+
+
+def _bm25(query: Sequence[str], documents: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    k1, b = 1.2, 0.75
+    mean = sum(len(d) for d in documents.values()) / max(1, len(documents)) or 1.0
+    scores = dict.fromkeys(documents, 0.0)
+    for term in dict.fromkeys(query):
+        holding = {name: d.count(term) for name, d in documents.items() if term in d}
+        rarity = log(1 + (len(documents) - len(holding) + 0.5) / (len(holding) + 0.5))
+        for name, count in holding.items():
+            scores[name] += (
+                rarity * count * (k1 + 1) / (count + k1 * (1 - b + b * len(documents[name]) / mean))
+            )
+    return scores

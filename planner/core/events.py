@@ -1,0 +1,341 @@
+"""The facts of a run, in the past tense: a closed, versioned union.
+
+Rules of the file:
+- An event says what happened, never what to do. State is a fold over events and nothing else.
+- A field is never removed or given another meaning; a new meaning is a new `schema` number with an upcaster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field, TypeAdapter
+
+from planner.core.catalog import Callee
+from planner.core.check import Certificate, Problem
+from planner.core.labels import Frozen, Json, Labelled
+from planner.core.ledger import Budget
+from planner.core.plan import Plan, StepPath
+from planner.core.policy import Policy, Principal, Verdict
+from planner.errors import ErrorClass
+
+SEMANTICS = 1
+"""The version of `decide`'s rules that new runs start with."""
+
+BlobId: TypeAlias = str
+RunStatus: TypeAlias = Literal[
+    "running",
+    "waiting",
+    "completed",
+    "unverified",
+    "rejected",
+    "denied",
+    "failed",
+    "cancelled",
+    "over_budget",
+]
+FINAL: frozenset[str] = frozenset(
+    {"completed", "unverified", "rejected", "denied", "failed", "cancelled", "over_budget"}
+)
+
+
+class Usage(Frozen):
+    """What one model call used; `cost_usd` is None when the price is unknown, never 0 for unknown."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    cost_usd: float | None = None
+    seconds: float = 0.0
+    model: str = ""
+    exchange: BlobId | None = None
+    """The full request and answer, kept as a blob."""
+
+
+class Fault(Frozen):
+    """Why something failed: a class that rules may read, and a text that only people may."""
+
+    code: str
+    error_class: ErrorClass
+    message: str = ""
+    choices: tuple[str, ...] = ()
+    """Valid alternatives taken from the catalogue or the workspace listing."""
+
+
+class Criterion(Frozen):
+    """One thing that must hold for the run to be `completed`."""
+
+    id: str
+    kind: Literal["literal", "expression", "text"]
+    text: str
+
+
+class Setup(Frozen):
+    """Everything a run is pinned to, so that folding its events needs nothing else."""
+
+    callees: tuple[Callee, ...]
+    always: tuple[str, ...] = ()
+    """Callees that the planner is always shown."""
+    policy: Policy
+    budget: Budget
+    max_replans: int = 2
+    model: str = ""
+    assistant_hash: str = ""
+    shown_callees: int = 15
+    can_judge: bool = False
+    on_ask: Literal["prompt", "wait", "deny"] = "wait"
+    workspace: str = ""
+    context: Mapping[str, Json] = Field(default_factory=dict)
+
+
+class RunStarted(Frozen):
+    """A goal was accepted."""
+
+    type: Literal["RunStarted"] = "RunStarted"
+    goal: str
+    principal: Principal
+    setup: Setup
+    criteria: tuple[Criterion, ...] = ()
+    plan: Plan | None = None
+    """A plan that came with the goal; then no planner is asked."""
+    semantics: int = SEMANTICS
+
+
+class RunResumed(Frozen):
+    """Another process took over; whatever was under way then has no known outcome."""
+
+    type: Literal["RunResumed"] = "RunResumed"
+    owner: str
+
+
+class PlanProposed(Frozen):
+    """A planner answered; `plan` is None when the answer could not be read, and `problems` says why."""
+
+    type: Literal["PlanProposed"] = "PlanProposed"
+    revision: int
+    attempt: int
+    plan: Plan | None
+    problems: tuple[Problem, ...] = ()
+    usage: Usage = Usage()
+    prompt_hash: str = ""
+
+
+class PlannerFailed(Frozen):
+    """No planner answer could be had at all."""
+
+    type: Literal["PlannerFailed"] = "PlannerFailed"
+    revision: int
+    attempt: int
+    fault: Fault
+
+
+class PlanRejected(Frozen):
+    """The proposed plan has problems."""
+
+    type: Literal["PlanRejected"] = "PlanRejected"
+    revision: int
+    attempt: int
+    problems: tuple[Problem, ...]
+
+
+class PlanAccepted(Frozen):
+    """A plan passed the check, in the form that repairs gave it."""
+
+    type: Literal["PlanAccepted"] = "PlanAccepted"
+    revision: int
+    plan: Plan
+    certificate: Certificate
+
+
+class StepResolved(Frozen):
+    """A step's inputs are known: its arguments, or its `let` value, or the items of its map."""
+
+    type: Literal["StepResolved"] = "StepResolved"
+    path: StepPath
+    arguments: Labelled = Labelled(value={})
+    verdict: Verdict | None = None
+    """The gate's decision; None where nothing is called."""
+
+
+class MapResolved(Frozen):
+    """The items of a `for_each` are known."""
+
+    type: Literal["MapResolved"] = "MapResolved"
+    path: StepPath
+    items: Labelled
+
+
+class StepStarted(Frozen):
+    """A call is about to be made; committed durably before an effect."""
+
+    type: Literal["StepStarted"] = "StepStarted"
+    path: StepPath
+    attempt: int
+    key: str
+    """The idempotency key: equal for all attempts of one step of one revision."""
+
+
+class ContentKept(Frozen):
+    """What a call is about to overwrite was kept, so that it can be probed and undone."""
+
+    type: Literal["ContentKept"] = "ContentKept"
+    path: StepPath
+    name: str
+    blob: BlobId | None
+    """None: there was nothing before."""
+
+
+class StepSucceeded(Frozen):
+    """A call returned, or a `let` was computed."""
+
+    type: Literal["StepSucceeded"] = "StepSucceeded"
+    path: StepPath
+    value: Labelled
+    usage: tuple[Usage, ...] = ()
+    seconds: float = 0.0
+
+
+class StepFailed(Frozen):
+    """A call had no effect: it failed before, or the gate or a person refused it."""
+
+    type: Literal["StepFailed"] = "StepFailed"
+    path: StepPath
+    fault: Fault
+    attempt: int = 0
+    usage: tuple[Usage, ...] = ()
+    seconds: float = 0.0
+
+
+class StepInDoubt(Frozen):
+    """Nobody knows whether the effect happened."""
+
+    type: Literal["StepInDoubt"] = "StepInDoubt"
+    path: StepPath
+    reason: str
+
+
+class StepSkipped(Frozen):
+    """A step will not run: its condition was false, or what it reads is missing."""
+
+    type: Literal["StepSkipped"] = "StepSkipped"
+    path: StepPath
+    cause: Literal["condition", "failure"]
+
+
+class RetryScheduled(Frozen):
+    """A failed step will be tried again at `due`."""
+
+    type: Literal["RetryScheduled"] = "RetryScheduled"
+    path: StepPath
+    attempt: int
+    due: datetime
+
+
+class TimerFired(Frozen):
+    """The time for which a step waited has come."""
+
+    type: Literal["TimerFired"] = "TimerFired"
+    path: StepPath
+
+
+class HumanAsked(Frozen):
+    """A person must decide before a step may go on."""
+
+    type: Literal["HumanAsked"] = "HumanAsked"
+    path: StepPath
+    question: Literal["approve", "happened"]
+    """`approve`: may this call be made? `happened`: did the effect that is in doubt take place?"""
+    reason: str
+
+
+class HumanAnswered(Frozen):
+    """A person, or the setting that stands for one, decided."""
+
+    type: Literal["HumanAnswered"] = "HumanAnswered"
+    path: StepPath
+    answer: Literal["yes", "no"]
+    by: str
+
+
+class ReviewPassed(Frozen):
+    """Every criterion was decided and holds."""
+
+    type: Literal["ReviewPassed"] = "ReviewPassed"
+    criteria: tuple[str, ...]
+
+
+class ReviewFailed(Frozen):
+    """At least one criterion does not hold."""
+
+    type: Literal["ReviewFailed"] = "ReviewFailed"
+    criteria: tuple[str, ...]
+    usage: tuple[Usage, ...] = ()
+
+
+class ReviewInconclusive(Frozen):
+    """Nothing failed, but these criteria could not be decided, or there was none."""
+
+    type: Literal["ReviewInconclusive"] = "ReviewInconclusive"
+    criteria: tuple[str, ...] = ()
+    usage: tuple[Usage, ...] = ()
+
+
+class CancelRequested(Frozen):
+    """Somebody asked for the run to stop."""
+
+    type: Literal["CancelRequested"] = "CancelRequested"
+    by: str
+
+
+class RunFinished(Frozen):
+    """The run has its final status."""
+
+    type: Literal["RunFinished"] = "RunFinished"
+    status: RunStatus
+    result: Labelled = Labelled()
+    reason: str = ""
+    degraded: tuple[str, ...] = ()
+    """What is missing because a part was skipped by failure; empty when nothing is."""
+    fault: Fault | None = None
+
+
+Event: TypeAlias = Annotated[
+    RunStarted
+    | RunResumed
+    | PlanProposed
+    | PlannerFailed
+    | PlanRejected
+    | PlanAccepted
+    | StepResolved
+    | MapResolved
+    | StepStarted
+    | ContentKept
+    | StepSucceeded
+    | StepFailed
+    | StepInDoubt
+    | StepSkipped
+    | RetryScheduled
+    | TimerFired
+    | HumanAsked
+    | HumanAnswered
+    | ReviewPassed
+    | ReviewFailed
+    | ReviewInconclusive
+    | CancelRequested
+    | RunFinished,
+    Field(discriminator="type"),
+]
+EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+class Recorded(Frozen):
+    """An event with its place: `seq` in the store, `run_seq` in the run (from 1), `at` in UTC."""
+
+    seq: int
+    run_id: str
+    run_seq: int
+    at: datetime
+    event: Event
+    schema_version: int = 1
