@@ -117,6 +117,8 @@ class Callee(Frozen):
     parameters: tuple[Parameter, ...] = ()
     result: str = "any"
     declaration: Declaration = Declaration()
+    converts: bool = False
+    """Whether a checker may insert it to turn its one argument's type into its result's."""
     keywords: tuple[str, ...] = ()
     """Further words that a goal may use for it; retrieval reads them, models do not."""
     version: str = ""
@@ -151,9 +153,9 @@ def _terms(text: str) -> list[str]:
 def retrieve(goal: str, catalogue: Catalogue, *, limit: int, always: Iterable[str] = ()) -> tuple[str, ...]:
     """The callees to show a planner: those in `always` (in catalogue order), then the best matches.
 
-    Ranked by BM25 (Robertson and Zaragoza 2009, section 3.4; k1 1.2, b 0.75) over name, summary, parameters and
-    keywords. At most `limit` names, unless `always` alone has more. A goal that matches nothing gets the first
-    ones, so that a planner never sees an empty catalogue.
+    Ranked by BM25 (Robertson and Zaragoza 2009, section 3.4; k1 1.2, b 0.75) over name, summary, parameters
+    and keywords. At most `limit` names, unless `always` alone has more. A goal that matches nothing gets the
+    first ones, so that a planner never sees an empty catalogue.
     """
     wanted = set(always)
     shown = [name for name in catalogue if name in wanted]

@@ -122,12 +122,13 @@ class Labelled(Frozen):
 def descend(value: Json, path: Path) -> Json:
     """The part of `value` at `path`. Raises `KeyError` naming the first part that is not there."""
     for part in path:
-        if isinstance(value, dict) and isinstance(part, str) and part in value:
-            value = value[part]
-        elif isinstance(value, list) and isinstance(part, int) and -len(value) <= part < len(value):
-            value = value[part]
-        else:
-            raise KeyError(part)
+        match value, part:
+            case dict(), str() if part in value:
+                value = value[part]
+            case list(), int() if -len(value) <= part < len(value):
+                value = value[part]
+            case _:
+                raise KeyError(part)
     return value
 
 

@@ -1,7 +1,8 @@
 """The plan language: a typed dataflow graph that people write in YAML and models write in `wire` form.
 
 Rules of the file:
-- A step refers only to earlier steps, so a plan is acyclic by construction and can be checked while it is written.
+- A step refers only to earlier steps, so a plan is acyclic by construction and can be checked while it is
+  still being written.
 - `$path` is a typed reference, `${expr}` an expression, `$$` a dollar sign; `if` is a bare expression.
   Substituted text is never parsed again.
 """

@@ -6,11 +6,10 @@ Rules of the file:
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from typing import Literal
 
 from planner.core.catalog import Callee
-from planner.core.labels import Frozen, Integrity, Labelled, Names, join
+from planner.core.labels import Frozen, Labelled, Names
 
 
 class Principal(Frozen):
@@ -22,7 +21,7 @@ class Principal(Frozen):
 
 
 class Rule(Frozen):
-    """`then` holds for calls whose callee and effect match (shell patterns) and whose principal has a role."""
+    """`then` holds where callee and effect match (shell patterns) and the principal has one of the roles."""
 
     id: str
     then: Literal["allow", "ask", "deny"]
