@@ -28,12 +28,18 @@ ErrorClass = Literal[
 
 
 class PlannerError(Exception):
-    """Carries a stable `code`, an `error_class`, and what to do next (`hint`)."""
+    """Carries a stable `code`, an `error_class`, what to do next (`hint`), and valid `choices` if there are any."""
 
     default_class: ClassVar[ErrorClass] = "failed"
 
     def __init__(
-        self, code: str, message: str, *, hint: str = "", error_class: ErrorClass | None = None
+        self,
+        code: str,
+        message: str,
+        *,
+        hint: str = "",
+        error_class: ErrorClass | None = None,
+        choices: tuple[str, ...] = (),
     ) -> None:
         if type(self) is PlannerError:
             raise TypeError("raise one of the subclasses: the class names whose fault it is")
@@ -41,6 +47,7 @@ class PlannerError(Exception):
         self.code = code
         self.message = message
         self.hint = hint
+        self.choices = choices
         self.error_class: ErrorClass = error_class or self.default_class
 
     def __str__(self) -> str:

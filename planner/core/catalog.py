@@ -100,7 +100,9 @@ class Declaration(Frozen):
     payload: tuple[str, ...] = ()
     public_sink: bool = False
     span_ok: bool = False
-    out: Literal["trusted", "bounded", "untrusted", "fields"] = "untrusted"
+    out: Literal["trusted", "bounded", "untrusted", "fields", "typed"] = "untrusted"
+    """What the result is worth: `fields` is untrusted but for `bounded_fields`; `typed` is the quarantined
+    kind, untrusted but for booleans and for what equals an attested leaf of the arguments."""
     bounded_fields: tuple[str, ...] = ()
     readers: Names | None = None
     roles: tuple[str, ...] = ()

@@ -7,7 +7,6 @@ Rules of the file:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Literal, TypeAlias
 
@@ -15,7 +14,8 @@ from pydantic import Field, TypeAdapter
 
 from planner.core.catalog import Callee
 from planner.core.check import Certificate, Problem
-from planner.core.labels import Frozen, Json, Labelled
+from planner.core.goal import Named
+from planner.core.labels import Frozen, Labelled
 from planner.core.ledger import Budget
 from planner.core.plan import Plan, StepPath
 from planner.core.policy import Policy, Principal, Verdict
@@ -65,10 +65,14 @@ class Fault(Frozen):
 
 
 class Criterion(Frozen):
-    """One thing that must hold for the run to be `completed`."""
+    """One thing that must hold for the run to be `completed`.
+
+    `written`: the file of that name was written, and not with nothing. `expression`: it is true over the steps'
+    values and `answer`. `text`: a model that can judge says so.
+    """
 
     id: str
-    kind: Literal["literal", "expression", "text"]
+    kind: Literal["written", "expression", "text"]
     text: str
 
 
@@ -86,8 +90,8 @@ class Setup(Frozen):
     shown_callees: int = 15
     can_judge: bool = False
     on_ask: Literal["prompt", "wait", "deny"] = "wait"
+    rendering: Literal["grammar", "strict", "plain"] = "plain"
     workspace: str = ""
-    context: Mapping[str, Json] = Field(default_factory=dict)
 
 
 class RunStarted(Frozen):
@@ -97,6 +101,8 @@ class RunStarted(Frozen):
     goal: str
     principal: Principal
     setup: Setup
+    named: tuple[Named, ...] = ()
+    """What the goal's words name, looked up in the workspace."""
     criteria: tuple[Criterion, ...] = ()
     plan: Plan | None = None
     """A plan that came with the goal; then no planner is asked."""
@@ -123,12 +129,13 @@ class PlanProposed(Frozen):
 
 
 class PlannerFailed(Frozen):
-    """No planner answer could be had at all."""
+    """No planner answer could be had at all: the model or the way to it failed."""
 
     type: Literal["PlannerFailed"] = "PlannerFailed"
     revision: int
     attempt: int
     fault: Fault
+    usage: tuple[Usage, ...] = ()
 
 
 class PlanRejected(Frozen):
@@ -147,6 +154,15 @@ class PlanAccepted(Frozen):
     revision: int
     plan: Plan
     certificate: Certificate
+
+
+class PlanAbandoned(Frozen):
+    """The accepted plan cannot reach the goal; finished steps stay, and a planner is asked for the rest."""
+
+    type: Literal["PlanAbandoned"] = "PlanAbandoned"
+    revision: int
+    """The revision that begins."""
+    reason: str
 
 
 class StepResolved(Frozen):
@@ -216,6 +232,14 @@ class StepInDoubt(Frozen):
     reason: str
 
 
+class StepProbed(Frozen):
+    """A tool was asked whether an effect in doubt happened; None: it cannot tell."""
+
+    type: Literal["StepProbed"] = "StepProbed"
+    path: StepPath
+    happened: bool | None
+
+
 class StepSkipped(Frozen):
     """A step will not run: its condition was false, or what it reads is missing."""
 
@@ -264,6 +288,7 @@ class ReviewPassed(Frozen):
 
     type: Literal["ReviewPassed"] = "ReviewPassed"
     criteria: tuple[str, ...]
+    usage: tuple[Usage, ...] = ()
 
 
 class ReviewFailed(Frozen):
@@ -308,6 +333,7 @@ Event: TypeAlias = Annotated[
     | PlannerFailed
     | PlanRejected
     | PlanAccepted
+    | PlanAbandoned
     | StepResolved
     | MapResolved
     | StepStarted
@@ -315,6 +341,7 @@ Event: TypeAlias = Annotated[
     | StepSucceeded
     | StepFailed
     | StepInDoubt
+    | StepProbed
     | StepSkipped
     | RetryScheduled
     | TimerFired

@@ -103,6 +103,11 @@ class Labelled(Frozen):
         """The join over the whole value."""
         return join((label for _, label in self.leaves), start=self.label)
 
+    def capped(self, ceiling: Integrity) -> Labelled:
+        """The same value with every leaf at most at `ceiling`."""
+        leaves = tuple((path, label.capped(ceiling)) for path, label in self.leaves)
+        return self.model_copy(update={"label": self.label.capped(ceiling), "leaves": leaves})
+
     def at(self, path: Path) -> Labelled:
         """The part at `path`, with its labels. Raises `KeyError` if there is none."""
         value = descend(self.value, path)
@@ -157,3 +162,22 @@ def gather(parts: Mapping[str, Labelled] | list[Labelled]) -> Labelled:
         else [part.value for _, part in items]
     )
     return Labelled(value=value, label=label, leaves=tuple(leaves))
+
+
+def leaves_of(whole: Labelled) -> list[tuple[Path, Json, Label]]:
+    """Every leaf of the value (neither dict nor list) with its path and label."""
+    result: list[tuple[Path, Json, Label]] = []
+
+    def walk(part: Labelled, path: Path) -> None:
+        match part.value:
+            case dict() as fields:
+                for key in fields:
+                    walk(part.at((key,)), (*path, key))
+            case list() as items:
+                for index in range(len(items)):
+                    walk(part.at((index,)), (*path, index))
+            case leaf:
+                result.append((path, leaf, part.label))
+
+    walk(whole, ())
+    return result

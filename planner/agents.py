@@ -1,0 +1,338 @@
+"""The roles that models play: a prompt, an output schema, a model, and what the role may call.
+
+Rules of the file:
+- What a planner's prompt may hold is decided in `planner_view`, and nowhere else.
+- Writer, extractor and chooser see data and are quarantined: they call nothing, and what they give is untrusted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from planner.core import wire
+from planner.core.catalog import Callee, Declaration, Parameter
+from planner.core.check import Problem
+from planner.core.decide import AskPlanner
+from planner.core.events import Fault, PlanProposed, Usage
+from planner.core.goal import Named
+from planner.core.labels import Json
+from planner.core.plan import Step, split_path
+from planner.core.state import Run
+from planner.errors import ModelError, ToolError
+from planner.llm.model import Ask, Completion, Message, Model
+from planner.prompts import Prompt
+
+_QUARANTINED = Declaration(effect="pure", resource=(), out="typed", on_doubt="idempotent")
+
+AGENTS: Mapping[str, Callee] = {
+    callee.name: callee
+    for callee in (
+        Callee(
+            name="agent.writer",
+            kind="agent",
+            summary="Write, summarise, translate, rewrite or answer from a text",
+            parameters=(
+                Parameter(name="task", description="what to write"),
+                Parameter(name="text", required=False, default="", description="the text to work on"),
+            ),
+            result="text",
+            declaration=_QUARANTINED.model_copy(update={"out": "untrusted", "effect": "read"}),
+            keywords=("draft", "explain", "shorten", "email", "describe", "compare"),
+        ),
+        Callee(
+            name="agent.extractor",
+            kind="agent",
+            summary="Copy named facts out of a text, as a record",
+            parameters=(
+                Parameter(name="inputs", type="any", description="the text to look in"),
+                Parameter(name="fields", type="any", description="names of the facts: `name, email, total`"),
+                Parameter(name="task", required=False, default=""),
+            ),
+            result="record",
+            declaration=_QUARANTINED.model_copy(update={"effect": "read"}),
+            keywords=("extract", "json", "parse", "details"),
+        ),
+        Callee(
+            name="agent.choose",
+            kind="agent",
+            summary="Choose the one option that fits a text",
+            parameters=(
+                Parameter(name="question"),
+                Parameter(name="options", type="list[text]"),
+                Parameter(name="inputs", type="any", description="the text to judge"),
+            ),
+            result="text",
+            declaration=_QUARANTINED.model_copy(update={"effect": "read"}),
+            keywords=("classify", "decide", "category", "sentiment", "label"),
+        ),
+    )
+}
+"""The agents that every assistant has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What an agent gave, and the model answers that it took."""
+
+    value: Json
+    completions: tuple[Completion, ...] = ()
+
+
+class AgentError(ToolError):
+    """An agent gave nothing usable; `completions` says what that used."""
+
+    completions: tuple[Completion, ...] = ()
+
+
+# planner -----------------------------------------------------------------------------------------------------
+
+
+def planner_view(run: Run, ask: AskPlanner) -> dict[str, str]:
+    """Everything of a run that a planner's prompt may hold.
+
+    The principal's words, what they name and whether it exists (a closed set of words), the catalogue, the plan's
+    own earlier words, error classes, and problems made from the catalogue: never a value that a tool brought in.
+    """
+    callees = {callee.name: callee for callee in run.started.setup.callees}
+    failures = [
+        f"step {split_path(path)[0]} ({_use(run, path)}): {_told(fault)}" for path, fault in run.failures
+    ]
+    unmet = [c.text for c in run.started.criteria if c.id in run.unmet]
+    return {
+        "callees": wire.describe(callees[name] for name in ask.callees),
+        "goal": run.started.goal,
+        "found": "\n".join(_existence(item) for item in run.started.named if item.found is not None),
+        "done": "; ".join(_done(step) for step in _finished(run)) if run.failures or unmet else "",
+        "failures": "; ".join(dict.fromkeys([*failures, *(f"not met: {text}" for text in unmet)])),
+        "problems": "\n".join(f"- {problem.message}" for problem in ask.problems),
+    }
+
+
+def _told(fault: Fault) -> str:
+    """The failure as far as a planner may know it."""
+    return fault.error_class + (f" (valid: {', '.join(fault.choices)})" if fault.choices else "")
+
+
+def _existence(item: Named) -> str:
+    word = {"file": "is a file", "folder": "is a folder", "absent": "does not exist yet"}
+    return f"{item.text} {word[item.found or 'absent']}."
+
+
+def _use(run: Run, path: str) -> str:
+    step = run.plan.step(split_path(path)[0]) if run.plan else None
+    return step.use or "let" if step else "unknown"
+
+
+def _finished(run: Run) -> list[Step]:
+    steps = run.plan.steps if run.plan else ()
+    return [step for step in steps if run.step(step.id).status == "succeeded"]
+
+
+def _done(step: Step) -> str:
+    return f"{step.id} = {step.use or 'let'}({json.dumps(dict(step.args), ensure_ascii=False)})"
+
+
+async def propose(run: Run, ask: AskPlanner, model: Model, prompt: Prompt) -> tuple[PlanProposed, Completion]:
+    """A planner's answer to `ask`, read but not checked. Raises `ModelError`."""
+    catalogue = {callee.name: callee for callee in run.started.setup.callees}
+    shown = [catalogue[name] for name in ask.callees]
+    completion = await model.complete(
+        Ask(
+            role="planner",
+            messages=_messages(prompt, **planner_view(run, ask)),
+            answer_schema=wire.schema(run.started.setup.rendering, shown, run.started.named),
+            max_tokens=1024,
+            temperature=ask.temperature,
+            seed=ask.attempt,
+        )
+    )
+    read = wire.parse(completion.text, catalogue)
+    problems: tuple[Problem, ...] = read if isinstance(read, tuple) else ()
+    proposed = PlanProposed(
+        revision=ask.revision,
+        attempt=ask.attempt,
+        plan=None if isinstance(read, tuple) else read,
+        problems=problems,
+        prompt_hash=prompt.hash,
+    )
+    return proposed, completion
+
+
+def _messages(prompt: Prompt, **variables: object) -> tuple[Message, ...]:
+    return tuple(Message(role=m.role, content=m.content) for m in prompt.render(**variables))
+
+
+# writer, extractor, chooser ----------------------------------------------------------------------------------
+
+
+async def write(arguments: Mapping[str, Json], model: Model, prompt: Prompt) -> Answered:
+    """A text made from `task` and `text`. Raises `AgentError` if it is empty, `ModelError`."""
+    messages = _messages(prompt, task=_plain(arguments["task"]), text=_plain(arguments.get("text", "")))
+    completion = await model.complete(Ask(role="writer", messages=messages, max_tokens=700))
+    text = completion.text.strip()
+    if not text:
+        raise AgentError("T-302", "`agent.writer` gave an empty text", error_class="failed")
+    return Answered(text, (completion,))
+
+
+async def extract(arguments: Mapping[str, Json], model: Model, prompt: Prompt) -> Answered:
+    """A record of the wanted fields, null where the inputs do not have them.
+
+    Raises `AgentError` `missing` if none of them is there: nothing is made up. Values of the kinds `span`, `email`,
+    `url`, `iban` and `id`, and plain text, count only if they occur verbatim in the inputs.
+    """
+    fields = _fields(arguments["fields"])
+    inputs = _plain(arguments["inputs"])
+    shape = _record_of(fields)
+    messages = _messages(
+        prompt,
+        fields=", ".join(f"{name} ({kind})" for name, kind in fields.items()),
+        inputs=inputs,
+        task=_plain(arguments.get("task", "")),
+    )
+    answer, completions = await model.typed(Ask(role="extractor", messages=messages, max_tokens=500), shape)
+    record: dict[str, Json] = {
+        name: _verbatim(getattr(answer, f"f{i}"), kind, inputs)
+        for i, (name, kind) in enumerate(fields.items())
+    }
+    if all(value in (None, [], "") for value in record.values()):
+        error = AgentError("T-303", f"the text has no {' or '.join(fields)}", error_class="missing")
+        error.completions = completions
+        raise error
+    return Answered(record, completions)
+
+
+_PYTHON_TYPES: Mapping[str, Any] = {
+    "number": float,
+    "float": float,
+    "integer": int,
+    "int": int,
+    "boolean": bool,
+    "bool": bool,
+}
+
+
+def _fields(given: Json) -> dict[str, str]:
+    """`name, total: number` or `{"total": "number"}` as names with types; text where none is said."""
+    if isinstance(given, dict):
+        pairs = [(str(name), str(kind) if isinstance(kind, str) else "text") for name, kind in given.items()]
+    else:
+        words = given if isinstance(given, list) else re.split(r"[,;\n]", str(given))
+        pairs = []
+        for word in words:
+            name, _, kind = str(word).partition(":")
+            pairs.append((name.strip(" \"'`*-{}[]"), kind.strip(" \"'`{}") or "text"))
+    fields = {name: kind for name, kind in pairs if name}
+    if not fields:
+        raise ToolError(
+            "T-301", f"`fields` names no field: `{given}`", hint="Write `name, email`.", error_class="invalid"
+        )
+    return fields
+
+
+def _record_of(fields: Mapping[str, str]) -> type[BaseModel]:
+    """A response model whose fields carry the wanted names on the wire, whatever characters they have."""
+    made: dict[str, Any] = {}
+    for index, (name, kind) in enumerate(fields.items()):
+        item = re.fullmatch(r"list\[(\w+)\]", kind)
+        python: Any = list[_PYTHON_TYPES.get(item[1], str)] if item else _PYTHON_TYPES.get(kind, str)
+        made[f"f{index}"] = (python | None, Field(alias=name))
+    return create_model("Record", __config__=ConfigDict(populate_by_name=True), **made)
+
+
+def _verbatim(value: Json, kind: str, inputs: str) -> Json:
+    """The value if the inputs really have it; a number or truth value is taken as read."""
+    if isinstance(value, list):
+        return [item for item in value if _verbatim(item, kind, inputs) is not None]
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    return text if text and _squeezed(text) in _squeezed(inputs) else None
+
+
+def _squeezed(text: str) -> str:
+    return re.sub(r"\s+", " ", text).casefold()
+
+
+class _Choice(BaseModel):
+    option: str
+
+
+async def choose(arguments: Mapping[str, Json], model: Model, prompt: Prompt) -> Answered:
+    """One of `options`, as the options spell it. Raises `ToolError` for fewer than two options, `ModelError`."""
+    raw = arguments["options"]
+    options = [_plain(o).strip() for o in (raw if isinstance(raw, list) else re.split(r"[,;\n]", str(raw)))]
+    options = list(dict.fromkeys(option for option in options if option))
+    if len(options) < 2:
+        raise ToolError(
+            "T-304", f"`agent.choose` needs at least two options, not `{raw}`", error_class="invalid"
+        )
+    shape = create_model("Choice", __base__=_Choice, option=(Literal[tuple(options)], ...))
+    messages = _messages(
+        prompt,
+        question=_plain(arguments["question"]),
+        options=", ".join(options),
+        text=_plain(arguments["inputs"]),
+    )
+    answer, completions = await model.typed(Ask(role="chooser", messages=messages, max_tokens=100), shape)
+    return Answered(answer.option, completions)
+
+
+Role = Callable[[Mapping[str, Json], Model, Prompt], Awaitable[Answered]]
+ROLES: Mapping[str, tuple[str, Role]] = {
+    "agent.writer": ("writer", write),
+    "agent.extractor": ("extractor", extract),
+    "agent.choose": ("chooser", choose),
+}
+"""Callee name -> prompt (and model role), and the function that plays the role."""
+
+
+def _plain(value: Json) -> str:
+    """A value as text that a model reads: lists of scalars by line, records as JSON."""
+    match value:
+        case str():
+            return value
+        case None:
+            return ""
+        case list() if all(isinstance(item, str | int | float) for item in value):
+            return "\n\n".join(str(item) for item in value)
+        case _:
+            return json.dumps(value, ensure_ascii=False)
+
+
+# validator ---------------------------------------------------------------------------------------------------
+
+
+class _Opinion(BaseModel):
+    is_met: bool
+
+
+async def opine(
+    goal: str, criterion: str, outcome: Json, model: Model, prompt: Prompt
+) -> tuple[bool, Sequence[Completion]]:
+    """Whether an able model holds that the outcome meets the criterion. Raises `ModelError`."""
+    messages = _messages(prompt, goal=goal, criterion=criterion, outcome=_plain(outcome))
+    opinion, completions = await model.typed(
+        Ask(role="validator", messages=messages, max_tokens=50), _Opinion
+    )
+    return opinion.is_met, completions
+
+
+def usages(completions: Sequence[Completion], blobs: Sequence[str]) -> tuple[Usage, ...]:
+    """What each completion used, with the blob that keeps its exchange."""
+    return tuple(
+        completion.usage.model_copy(update={"exchange": blob})
+        for completion, blob in zip(completions, blobs, strict=True)
+    )
+
+
+def tried(error: ModelError | ToolError) -> tuple[Completion, ...]:
+    """The completions that a failed agent or model call used up."""
+    found = getattr(error, "completions", ())
+    return tuple(found)

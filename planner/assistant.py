@@ -1,0 +1,369 @@
+"""An assistant: a folder, or tools and a model given in code, made into a thing with `.run()`.
+
+Rules of the file:
+- The composition root: here, and only here, the parts are put together.
+- Nothing is global: two assistants in one process share nothing but the state folder, if both name the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+from planner import config, prompts
+from planner.agents import AGENTS
+from planner.core.catalog import Callee
+from planner.core.events import Fault, Recorded, RunFinished, RunResumed, RunStarted, RunStatus, Setup
+from planner.core.goal import Named, named
+from planner.core.labels import Json, Label
+from planner.core.plan import Plan
+from planner.core.policy import Policy, Principal, Rule
+from planner.core.review import criteria
+from planner.core.state import Run, fold
+from planner.engine import Approver, Engine, Outside
+from planner.errors import UserError
+from planner.journal import Journal, Lease, SqliteJournal
+from planner.llm.model import Model
+from planner.llm.pool import Consent, Pool
+from planner.prompts import Prompt
+from planner.telemetry import Telemetry
+from planner.tools import Toolbox
+
+T = TypeVar("T")
+OnAsk = Literal["prompt", "wait", "deny"]
+
+MAX_GOAL = 20_000
+"""Characters; a goal is a sentence or a page, and data belongs in files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a run ended, or that it waits for a person.
+
+    `cost_usd` is None when the price of a model call is unknown.
+    """
+
+    run_id: str
+    status: RunStatus
+    value: Json
+    label: Label
+    reason: str
+    fault: Fault | None
+    degraded: tuple[str, ...]
+    seconds: float
+    tokens: int
+    cost_usd: float | None
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether the goal was reached, as far as could be checked."""
+        return self.status in {"completed", "unverified"}
+
+
+def result_of(run: Run) -> Result:
+    """What there is to say of a run."""
+    finished = run.finished or RunFinished(status=run.status)
+    return Result(
+        run_id=run.id,
+        status=run.status,
+        value=finished.result.value,
+        label=finished.result.overall(),
+        reason=finished.reason,
+        fault=finished.fault,
+        degraded=finished.degraded,
+        seconds=run.spent.seconds,
+        tokens=run.spent.tokens,
+        cost_usd=None if run.spent.unpriced else run.spent.cost_usd,
+    )
+
+
+DEFAULT_POLICY = config.pinned(
+    Policy(
+        rules=(
+            Rule(id="reading", then="allow", effect="pure"),
+            Rule(id="reading", then="allow", effect="read"),
+            Rule(id="workspace", then="allow", effect="write", callee="files.*"),
+            Rule(id="anything-else", then="ask"),
+        )
+    )
+)
+"""What holds where tools are given in code without a policy: look, write in the workspace, else ask."""
+
+
+class Assistant:
+    """Goals in, checked work out. Use as `async with`, or close it.
+
+    `tools` are functions marked with `@tool`; `model` is a litellm name, `local`, or any `Model`; `approver`
+    answers approval cards (without one, a run that needs a person waits). Files are read and written in
+    `workspace` (default: the working directory); runs are kept in `state` (default: the user's state folder).
+    """
+
+    def __init__(
+        self,
+        tools: Sequence[Callable[..., Any]] | Toolbox = (),
+        *,
+        model: str | Model | None = None,
+        approver: Approver | None = None,
+        policy: Policy | None = None,
+        workspace: Path | str | None = None,
+        state: Path | str | None = None,
+        settings: config.Config | None = None,
+        folder: Path | None = None,
+        on_ask: OnAsk = "wait",
+        consent: Consent | None = None,
+        is_shared: bool = False,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self.settings = settings or config.Config()
+        self.toolbox = tools if isinstance(tools, Toolbox) else Toolbox.of(*tools)
+        self.folder = folder or config.reference()
+        self.policy = policy or (self.settings.policy if settings else DEFAULT_POLICY)
+        self.workspace = config.workspace_dir(Path(workspace) if workspace else None, here=Path.cwd())
+        self._environ = dict(os.environ if environ is None else environ)
+        self._state = config.state_dir(Path(state) if state else None, self._environ)
+        self._approver = approver
+        self._on_ask = on_ask
+        self._journal: Journal | None = None
+        self._running: dict[str, Engine] = {}
+        self._prompts: dict[str, Prompt] = {}
+        self._telemetry = Telemetry.open(self.settings.telemetry, name=self.settings.assistant.name)
+        self.pool = Pool(
+            self.settings.models,
+            named=model,
+            environ=self._environ,
+            state=self._state,
+            consent=consent,
+            is_shared=is_shared,
+        )
+
+    @classmethod
+    def open(cls, folder: Path | str | None = None, **options: Any) -> Self:  # noqa: ANN401 - those of __init__
+        """The assistant in `folder` (default: the reference assistant), with the options of the constructor.
+
+        Naming a folder is consent to load its code. Raises `UserError` if the folder is not an assistant's.
+        """
+        environ = options.get("environ") or os.environ
+        reference = config.reference()
+        place = Path(folder).resolve() if folder is not None else reference
+        settings = config.load(place, environ)
+        own = Toolbox.load(place / "tools") if (place / "tools").is_dir() else Toolbox.of()
+        if place != reference:
+            builtin = Toolbox.load(reference / "tools")
+            taken = [name for name in builtin.catalogue if settings.tools.takes(name)]
+            own = builtin.only(taken).merged(own)
+        return cls(own, settings=settings, folder=place, **options)
+
+    @property
+    def catalogue(self) -> dict[str, Callee]:
+        """Everything a plan of this assistant may call, by name."""
+        return {**self.toolbox.catalogue, **AGENTS}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Let go of models, connections and the journal; the assistant may be used again."""
+        await self.pool.close()
+        if self._journal is not None:
+            await self._journal.close()
+            self._journal = None
+        if self._telemetry is not None:
+            await asyncio.to_thread(self._telemetry.close)
+
+    @property
+    def journal(self) -> Journal:
+        """The record of all runs in the state folder."""
+        if self._journal is None:
+            self._journal = SqliteJournal.open(self._state / "journal.db")
+        return self._journal
+
+    async def run(
+        self,
+        goal: str,
+        *,
+        as_: Principal | None = None,
+        success: str | None = None,
+        plan: Plan | None = None,
+        run_id: str | None = None,
+        observe: Callable[[Recorded], None] | None = None,
+    ) -> Result:
+        """The outcome of `goal`. With `plan`, that plan runs and no planner is asked; `success` adds a criterion.
+
+        Raises `UserError` for a goal that cannot be one, `ModelError` if there is no model, `JournalError`.
+        """
+        started = await self._started(goal, as_ or Principal(name=_user()), success=success, plan=plan)
+        id_ = run_id or new_run_id()
+        lease = await self.journal.create(id_, _owner())
+        (first,) = await self.journal.append(lease, 0, [started], at=datetime.now(UTC))
+        if observe is not None:
+            observe(first)
+        return result_of(await self._drive(lease, fold([first]), observe))
+
+    async def stream(self, goal: str, **options: Any) -> AsyncIterator[Recorded]:  # noqa: ANN401 - those of run
+        """Every event of the run as it happens; the last is `RunFinished`, unless the run waits for a person."""
+        queue: asyncio.Queue[Recorded | None] = asyncio.Queue()
+        running = asyncio.create_task(self.run(goal, observe=queue.put_nowait, **options))
+        running.add_done_callback(lambda _: queue.put_nowait(None))
+        try:
+            while (recorded := await queue.get()) is not None:
+                yield recorded
+            await running
+        finally:
+            running.cancel()
+            with suppress(asyncio.CancelledError):
+                await running
+
+    async def resume(self, run_id: str, *, observe: Callable[[Recorded], None] | None = None) -> Result:
+        """Go on with a run where its journal ends. A finished run gives its result again.
+
+        Raises `JournalError` if the run is unknown, or live in another process.
+        """
+        run = fold(await self.journal.read(run_id))
+        if run.finished is not None:
+            return result_of(run)
+        lease = await self.journal.acquire(run_id, _owner())
+        run = fold(await self.journal.read(run_id))
+        resumed = RunResumed(owner=lease.owner)
+        await self.journal.append(lease, run.run_seq, [resumed], at=datetime.now(UTC))
+        return result_of(await self._drive(lease, fold(await self.journal.read(run_id)), observe))
+
+    async def cancel(self, run_id: str, *, by: str = "user") -> None:
+        """Ask a run of this assistant to stop; it ends as `cancelled` within seconds."""
+        engine = self._running.get(run_id)
+        if engine is not None:
+            await engine.cancel(by)
+
+    async def _drive(self, lease: Lease, run: Run, observe: Callable[[Recorded], None] | None) -> Run:
+        observers = [o for o in (observe, self._telemetry.observe if self._telemetry else None) if o]
+        outside = Outside(
+            journal=self.journal,
+            toolbox=self.toolbox,
+            model=self.pool.of,
+            prompt=self._prompt,
+            workspace=Path(run.started.setup.workspace),
+            approver=self._approver,
+            secrets={k: v.get_secret_value() for k, v in self.settings.secrets.values(self._environ).items()},
+            observe=lambda recorded: [observer(recorded) for observer in observers] and None,
+        )
+        engine = Engine(outside, lease, run)
+        self._running[run.id] = engine
+        try:
+            return await engine.drive()
+        finally:
+            del self._running[run.id]
+            await self.journal.release(lease)
+
+    def _prompt(self, name: str) -> Prompt:
+        if name not in self._prompts:
+            self._prompts[name] = prompts.load(name, list(dict.fromkeys([self.folder, config.reference()])))
+        return self._prompts[name]
+
+    async def _started(
+        self, goal: str, principal: Principal, *, success: str | None, plan: Plan | None
+    ) -> RunStarted:
+        """The run's first event, which pins everything the run depends on."""
+        text = _goal(goal)
+        planner = await self.pool.of("planner") if plan is None else None
+        able = planner.profile.can_judge if planner else False
+        found = tuple(_looked_up(item, self.workspace) for item in named(text))
+        setup = Setup(
+            callees=tuple(self.catalogue.values()),
+            always=self.settings.tools.always,
+            policy=self.policy,
+            budget=self.settings.limits.budget(),
+            max_replans=self.settings.limits.replans,
+            model=planner.name if planner else "",
+            rendering=planner.profile.rendering if planner else "plain",
+            can_judge=able,
+            assistant_hash=config.content_hash(self.folder),
+            shown_callees=self.settings.tools.shown,
+            on_ask=self._on_ask,
+            workspace=str(self.workspace),
+        )
+        wanted = criteria(found, success)
+        return RunStarted(
+            goal=text, principal=principal, setup=setup, named=found, criteria=wanted, plan=plan
+        )
+
+
+def run_sync(work: Coroutine[Any, Any, T]) -> T:
+    """The result of async work from ordinary code: `run_sync(assistant.run("..."))`.
+
+    Raises `UserError` inside a running event loop: there, `await` it.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    work.close()
+    raise UserError("U-301", "`run_sync` was called inside a running event loop", hint="Use `await` there.")
+
+
+def new_run_id() -> str:
+    """A run id that sorts by time to the second: `20261120-132500-9f3c1a`."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+
+def _goal(goal: str) -> str:
+    text = goal.strip()
+    if not text:
+        raise UserError(
+            "U-302", "the goal is empty", hint='Say what is to be done: planner "Summarise notes.txt".'
+        )
+    if len(text) > MAX_GOAL:
+        size = f"{len(text)} characters, more than {MAX_GOAL}"
+        raise UserError("U-303", f"the goal has {size}", hint="Put the data into a file of the workspace.")
+    return text
+
+
+def _looked_up(item: Named, workspace: Path) -> Named:
+    """What the goal names, as the workspace holds it: only names are looked at, never content."""
+    if item.kind not in {"path", "folder"} or item.text.startswith("/") or ".." in item.text.split("/"):
+        return item
+    place, spelled = workspace, []
+    for part in (p for p in item.text.split("/") if p not in {"", "."}):
+        name = _entry(place, part)
+        if name is None:
+            return _found(item, "absent", item.text)
+        place, spelled = place / name, [*spelled, name]
+    return _found(item, "folder" if place.is_dir() else "file", "/".join(spelled) or ".")
+
+
+def _found(item: Named, found: Literal["file", "folder", "absent"], text: str) -> Named:
+    """The item with what was found; a path that turns out to be a folder is one."""
+    kind = "folder" if found == "folder" else ("path" if found == "file" else item.kind)
+    return item.model_copy(update={"found": found, "text": text, "kind": kind})
+
+
+def _entry(folder: Path, name: str) -> str | None:
+    """The entry of that name, or the only one that differs in case."""
+    if not folder.is_dir():
+        return None
+    if (folder / name).exists():
+        return name
+    same = [entry.name for entry in folder.iterdir() if entry.name.casefold() == name.casefold()]
+    return same[0] if len(same) == 1 else None
+
+
+def _user() -> str:
+    with suppress(OSError, KeyError):
+        return getpass.getuser()
+    return "user"
+
+
+def _owner() -> str:
+    return f"{_user()}:{os.getpid()}"

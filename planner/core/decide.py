@@ -1,0 +1,539 @@
+"""What happens next: `decide(run) -> commands`, by rules alone.
+
+Rules of the file:
+- The same run always gives the same commands. `engine` performs those it is not performing already.
+- `Record` is a decision that needs no effect: its event is appended, and `decide` is asked again.
+- Nothing is in flight that the journal does not know: a call is `StepStarted` first, a question `HumanAsked`.
+- Step retries live here, journaled; retries of transport faults live in `llm`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, TypeAlias, assert_never
+
+from planner.core import order, values
+from planner.core.catalog import Callee, retrieve
+from planner.core.check import Problem, Terms, examine
+from planner.core.events import (
+    Event,
+    Fault,
+    HumanAsked,
+    MapResolved,
+    PlanAbandoned,
+    PlanAccepted,
+    PlanRejected,
+    RunFinished,
+    StepFailed,
+    StepInDoubt,
+    StepResolved,
+    StepSkipped,
+    StepSucceeded,
+)
+from planner.core.expr import Missing, Scope, expression_names, may_miss
+from planner.core.labels import Json, Label, Labelled
+from planner.core.ledger import exceeded
+from planner.core.plan import Step, StepPath, item_path, split_path
+from planner.core.policy import judge
+from planner.core.review import review
+from planner.core.state import Run, StepState
+from planner.errors import PlanError
+
+LADDER: tuple[tuple[float, bool], ...] = ((0.0, False), (0.6, False), (0.6, True), (0.9, True))
+"""The candidates of one revision: temperature, and whether the planner is told the problems of the last ones.
+Asked again at temperature 0, a small model repeats its plan; warmer samples and the checker do better."""
+ACTIVE_ITEMS = 4
+"""Items of one map under way at once."""
+BACKOFF_S = 1.0
+RETRIABLE = frozenset({"unavailable", "failed", "limit"})
+
+
+@dataclass(frozen=True, slots=True)
+class AskPlanner:
+    """Ask for a plan, showing these callees; `problems` are those of the last candidates."""
+
+    revision: int
+    attempt: int
+    temperature: float
+    callees: tuple[str, ...]
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Call `callee`: `StepStarted` first, then the effect, then its outcome."""
+
+    path: StepPath
+    callee: str
+    attempt: int
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Ask the tool whether an effect in doubt happened."""
+
+    path: StepPath
+    callee: str
+
+
+@dataclass(frozen=True, slots=True)
+class AskHuman:
+    """Put an open question to a person, if there is a way to one."""
+
+    path: StepPath
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleRetry:
+    """Draw a due time about `delay_s` seconds from now."""
+
+    path: StepPath
+    attempt: int
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StartTimer:
+    """Append `TimerFired` when `due` has come."""
+
+    path: StepPath
+    due: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AskValidator:
+    """Ask a model that can judge about these criteria."""
+
+    criteria: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Append an event that follows from the rules alone."""
+
+    event: Event
+
+
+Command: TypeAlias = AskPlanner | Call | Probe | AskHuman | ScheduleRetry | StartTimer | AskValidator | Record
+
+
+def decide(run: Run) -> tuple[Command, ...]:
+    """What to do next; nothing means: wait for what is under way, or for a person."""
+    match run.phase:
+        case "finished":
+            return ()
+        case _ if run.is_cancelled:
+            return () if _in_flight(run) else (_finish("cancelled", reason="cancelled on request"),)
+        case "planning":
+            return (_plan(run),)
+        case "executing":
+            return tuple(_execute(run))
+        case "reviewing":
+            return (_conclude(run),)
+        case _:
+            assert_never(run.phase)
+
+
+def _finish(
+    status: Literal["completed", "unverified", "rejected", "denied", "failed", "cancelled", "over_budget"],
+    *,
+    reason: str = "",
+    fault: Fault | None = None,
+    result: Labelled | None = None,
+    degraded: tuple[str, ...] = (),
+) -> Record:
+    return Record(
+        RunFinished(status=status, reason=reason, fault=fault, result=result or Labelled(), degraded=degraded)
+    )
+
+
+def _in_flight(run: Run) -> bool:
+    return any(state.status == "started" for state in run.steps.values())
+
+
+# planning ---------------------------------------------------------------------------------------------------
+
+
+def _plan(run: Run) -> Command:
+    given = run.started.plan
+    if run.proposal is not None or given is not None:
+        plan = run.proposal.plan if run.proposal else given
+        problems: tuple[Problem, ...] = run.proposal.problems if run.proposal else ()
+        if given is not None and run.rejected:
+            return _finish("failed", fault=_no_plan(run))
+        if plan is not None:
+            examined = examine(plan, _terms(run))
+            if examined.certificate is not None:
+                return Record(
+                    PlanAccepted(revision=run.revision, plan=examined.plan, certificate=examined.certificate)
+                )
+            problems = examined.problems
+        return Record(PlanRejected(revision=run.revision, attempt=run.attempt, problems=problems))
+    if run.planner_fault is not None and run.planner_fault.error_class != "limit":
+        return _finish("failed", reason="the planner could not be asked", fault=run.planner_fault)
+    if run.attempt >= len(LADDER):
+        return _finish("failed", reason="no valid plan", fault=run.planner_fault or _no_plan(run))
+    over = exceeded(run.started.setup.budget, run.spent)
+    if over:
+        return _finish("over_budget", reason=over)
+    temperature, is_told = LADDER[run.attempt]
+    setup = run.started.setup
+    callees = {callee.name: callee for callee in setup.callees}
+    return AskPlanner(
+        revision=run.revision,
+        attempt=run.attempt + 1,
+        temperature=temperature,
+        callees=retrieve(run.started.goal, callees, limit=setup.shown_callees, always=setup.always),
+        problems=_once(run.rejected) if is_told else (),
+    )
+
+
+def _once(rejected: tuple[tuple[Problem, ...], ...]) -> tuple[Problem, ...]:
+    """The problems of all candidates so far, each message once, the newest candidate's first."""
+    kept = {problem.message: problem for problems in reversed(rejected) for problem in problems}
+    return tuple(kept.values())[:6]
+
+
+def _no_plan(run: Run) -> Fault:
+    last = run.rejected[-1] if run.rejected else ()
+    text = "; ".join(problem.message for problem in last) or "the planner gave no plan"
+    code = last[0].code if last else "P-100"
+    return Fault(code=code, error_class="invalid", message=text)
+
+
+def _kept_steps(run: Run) -> tuple[Step, ...]:
+    """The steps of the last plan that finished, or have finished items."""
+    if run.plan is None:
+        return ()
+    begun = {split_path(path)[0] for path, state in run.steps.items() if state.status == "succeeded"}
+    return tuple(step for step in run.plan.steps if step.id in begun)
+
+
+def _terms(run: Run) -> Terms:
+    setup = run.started.setup
+    return Terms(
+        catalogue={callee.name: callee for callee in setup.callees},
+        policy=setup.policy,
+        principal=run.started.principal,
+        found=run.started.named,
+        kept=_kept_steps(run),
+    )
+
+
+# executing --------------------------------------------------------------------------------------------------
+
+
+def _execute(run: Run) -> Iterator[Command]:
+    assert run.plan is not None
+    view = values.View(run, run.plan)
+    over = exceeded(run.started.setup.budget, run.spent)
+    is_open = not over and _failure(view) is None
+    commands: list[Command] = []
+    for step in run.plan.steps:
+        commands.extend(_advance(view, step, is_open=is_open))
+    if commands:
+        yield from commands
+    elif _in_flight(run):
+        return
+    elif over and any(view.outcome(step.id) is None for step in run.plan.steps):
+        yield _finish("over_budget", reason=over)
+    else:
+        yield _settle(view)
+
+
+def _callee(run: Run, step: Step) -> Callee:
+    return next(c for c in run.started.setup.callees if c.name == step.use)
+
+
+def _advance(view: values.View, step: Step, *, is_open: bool) -> Iterator[Command]:
+    """The commands for one step of the plan, and for the items of a map."""
+    state = view.run.step(step.id)
+    match state.status:
+        case "new":
+            if is_open:
+                yield from _begin(view, step)
+        case "mapped":
+            yield from _items(view, step, state, is_open=is_open)
+        case _:
+            yield from _go_on(view, step, step.id, is_open=is_open)
+
+
+def _begin(view: values.View, step: Step) -> Iterator[Command]:
+    """Resolve a step as soon as everything it reads has ended."""
+    seen = values.scope(view, values.reads(step))
+    if seen is None:
+        return
+    gone = _gone(step, seen)
+    if gone is not None:
+        yield Record(StepSkipped(path=step.id, cause="failure" if gone.reason == "failed" else "condition"))
+        return
+    per_item = step.if_ is not None and bool(expression_names(step.if_) & values.own_names(step))
+    try:
+        condition = None if per_item else values.condition(step, seen)
+        if condition is not None and not condition.value:
+            yield Record(StepSkipped(path=step.id, cause="condition"))
+        elif step.is_map:
+            yield _map(step, seen, condition)
+        else:
+            yield _resolve(view.run, step, step.id, seen, values.control(condition, None))
+    except PlanError as error:
+        yield Record(StepFailed(path=step.id, fault=_fault(error)))
+
+
+def _gone(step: Step, seen: Scope) -> Missing | None:
+    """The first missing value that the step reads without a default."""
+    needed = (values.reads(step) - may_miss(_inputs(step))) - frozenset(step.after)
+    return next((v for name in sorted(needed) if isinstance(v := seen[name], Missing)), None)
+
+
+def _inputs(step: Step) -> Json:
+    condition = [f"${{{step.if_}}}"] if step.if_ else []
+    return [dict(step.args), step.let, step.for_each, *condition]
+
+
+def _fault(error: PlanError) -> Fault:
+    return Fault(code=error.code, error_class=error.error_class, message=error.message)
+
+
+def _map(step: Step, seen: Scope, condition: Labelled | None) -> Record:
+    found = values.items(step, seen)
+    count = len(found.value) if isinstance(found.value, list) else 0
+    if count > step.max_items:
+        raise PlanError(
+            "P-302",
+            f"`for_each` of step `{step.id}` has {count} items, but `max_items` is {step.max_items}",
+            error_class="limit",
+        )
+    return Record(MapResolved(path=step.id, items=values.under(values.control(condition, None), found)))
+
+
+def _resolve(run: Run, step: Step, path: StepPath, seen: Scope, decided_by: Label) -> Record:
+    if step.use is None:
+        value = values.under(decided_by, values.let(step, seen))
+        return Record(StepSucceeded(path=path, value=value))
+    arguments = values.under(decided_by, values.arguments(step, seen))
+    verdict = judge(run.started.setup.policy, run.started.principal, _callee(run, step), arguments)
+    return Record(StepResolved(path=path, arguments=arguments, verdict=verdict))
+
+
+def _items(view: values.View, step: Step, state: StepState, *, is_open: bool) -> Iterator[Command]:
+    """Start items in order, a few at once."""
+    outer = values.scope(view, values.reads(step))
+    assert outer is not None, "a map is resolved only when what it reads has ended"
+    assert state.items is not None
+    active = 0
+    for index in range(values.item_count(state)):
+        path = item_path(step.id, index)
+        item = view.run.step(path)
+        if item.is_done and not _may_retry(step, item):
+            continue
+        active += 1
+        if active > ACTIVE_ITEMS:
+            return
+        if item.status != "new":
+            yield from _go_on(view, step, path, is_open=is_open)
+        elif is_open:
+            yield from _begin_item(view, step, path, values.item_scope(outer, step, state.items, index))
+
+
+def _begin_item(view: values.View, step: Step, path: StepPath, seen: Scope) -> Iterator[Command]:
+    try:
+        condition = values.condition(step, seen)
+        if condition is not None and not condition.value:
+            yield Record(StepSkipped(path=path, cause="condition"))
+        else:
+            decided_by = values.control(condition, view.run.step(step.id).items)
+            yield _resolve(view.run, step, path, seen, decided_by)
+    except PlanError as error:
+        yield Record(StepFailed(path=path, fault=_fault(error)))
+
+
+def _go_on(view: values.View, step: Step, path: StepPath, *, is_open: bool) -> Iterator[Command]:
+    """The next command for a call whose arguments are known."""
+    run = view.run
+    state = run.step(path)
+    match state.status:
+        case "resolved":
+            yield from _admit(view, step, path, is_open=is_open)
+        case "asked" if is_open or state.question == "happened":
+            yield AskHuman(path)
+        case "answered":
+            yield from _answered(view, step, path, is_open=is_open)
+        case "interrupted":
+            if _callee(run, step).is_reading or _callee(run, step).declaration.on_doubt == "idempotent":
+                yield _call(run, step, path)
+            else:
+                yield Record(StepInDoubt(path=path, reason="the process that made the call ended"))
+        case "in_doubt":
+            yield _resolve_doubt(run, step, path)
+        case "failed" if _may_retry(step, state):
+            yield ScheduleRetry(path, state.attempt, BACKOFF_S * 2 ** (state.attempt - 1))
+        case "retrying" if state.due is not None:
+            yield StartTimer(path, state.due)
+        case _:
+            return
+
+
+def _may_retry(step: Step, state: StepState) -> bool:
+    is_transient = state.fault is not None and state.fault.error_class in RETRIABLE
+    return state.status == "failed" and is_transient and 0 < state.attempt <= step.on_error.retry
+
+
+def _admit(view: values.View, step: Step, path: StepPath, *, is_open: bool) -> Iterator[Command]:
+    """What the gate said decides: call, ask a person, or fail."""
+    state = view.run.step(path)
+    verdict = state.verdict
+    assert verdict is not None, "a resolved call has a verdict"
+    if verdict.then == "deny":
+        yield Record(_denied(path, "A-101", verdict.reason))
+    elif not is_open:
+        return
+    elif verdict.then == "ask" and view.run.started.setup.on_ask == "deny":
+        yield Record(_denied(path, "A-102", f"{verdict.reason}, and nobody is there to ask"))
+    elif verdict.then == "ask":
+        yield Record(HumanAsked(path=path, question="approve", reason=verdict.reason))
+    elif _is_turn(view, step, path):
+        yield _call(view.run, step, path)
+
+
+def _denied(path: StepPath, code: str, reason: str) -> StepFailed:
+    return StepFailed(path=path, fault=Fault(code=code, error_class="denied", message=reason))
+
+
+def _answered(view: values.View, step: Step, path: StepPath, *, is_open: bool) -> Iterator[Command]:
+    state = view.run.step(path)
+    match state.question, state.answer:
+        case "approve", "no":
+            yield Record(_denied(path, "A-103", "a person denied it"))
+        case "approve", _:
+            if is_open and _is_turn(view, step, path):
+                yield _call(view.run, step, path)
+        case "happened", "yes":
+            yield Record(StepSucceeded(path=path, value=Labelled()))
+        case _:
+            yield _call(view.run, step, path)
+
+
+def _resolve_doubt(run: Run, step: Step, path: StepPath) -> Command:
+    """In doubt, an effect is never simply repeated: its declaration says how to find out."""
+    state = run.step(path)
+    callee = _callee(run, step)
+    match callee.declaration.on_doubt, state.answer:
+        case _, "yes":
+            return Record(StepSucceeded(path=path, value=Labelled()))
+        case ("idempotent", _) | (_, "no"):
+            return _call(run, step, path)
+        case "probe", _ if not state.probed:
+            return Probe(path, callee.name)
+    if run.started.setup.on_ask == "deny":
+        reason = f"nobody could say whether `{callee.name}` happened"
+        return Record(
+            StepFailed(path=path, fault=Fault(code="A-104", error_class="conflict", message=reason))
+        )
+    reason = f"`{callee.name}` may or may not have happened"
+    return Record(HumanAsked(path=path, question="happened", reason=reason))
+
+
+def _call(run: Run, step: Step, path: StepPath) -> Call:
+    state = run.step(path)
+    key = state.key or hashlib.sha256(f"{run.id}\n{run.revision}\n{path}".encode()).hexdigest()[:32]
+    assert step.use is not None
+    return Call(path, step.use, state.attempt + 1, key)
+
+
+def _is_turn(view: values.View, step: Step, path: StepPath) -> bool:
+    """Whether every earlier call on the same resource has ended."""
+    run = view.run
+    mine = (_callee(run, step), order.keys(_callee(run, step), _arguments(run, step, path)))
+    id_, index = split_path(path)
+    for earlier in view.plan.steps:
+        if earlier.id == id_:
+            break
+        if earlier.use is None or _has_ended(view, earlier):
+            continue
+        callee = _callee(run, earlier)
+        if order.must_keep_order((callee, order.keys(callee, _arguments(run, earlier, earlier.id))), mine):
+            return False
+    for before in range(index or 0):
+        sibling = item_path(id_, before)
+        theirs = (mine[0], order.keys(mine[0], _arguments(run, step, sibling)))
+        if not run.step(sibling).is_done and order.must_keep_order(theirs, mine):
+            return False
+    return True
+
+
+def _has_ended(view: values.View, step: Step) -> bool:
+    state = view.run.step(step.id)
+    if state.status != "mapped":
+        return state.is_done and not _may_retry(step, state)
+    return view.outcome(step.id) is not None
+
+
+def _arguments(run: Run, step: Step, path: StepPath) -> dict[str, Json]:
+    """The call's arguments as far as they are known: resolved, or as the plan writes them."""
+    resolved = run.step(path).arguments
+    if resolved is not None and isinstance(resolved.value, dict):
+        return resolved.value
+    return dict(step.args)
+
+
+# settling ---------------------------------------------------------------------------------------------------
+
+
+def _failure(view: values.View) -> tuple[StepPath, Fault] | None:
+    """The first failure that the plan has no path around."""
+    steps = {step.id: step for step in view.plan.steps}
+    for path, state in view.run.steps.items():
+        id_, index = split_path(path)
+        step = steps[id_]
+        is_final = state.status == "failed" and not _may_retry(step, state)
+        if is_final and state.fault and not values.is_tolerated(step, is_item=index is not None):
+            return path, state.fault
+    return None
+
+
+def _settle(view: values.View) -> Command:
+    """Nothing is under way any more: replan, fail, or look at the outcome."""
+    failure = _failure(view)
+    if failure is not None:
+        path, fault = failure
+        return _give_up(view.run, fault, reason=f"step `{path}` failed")
+    try:
+        decided = review(view)
+    except PlanError as error:
+        return _give_up(view.run, _fault(error), reason="the answer cannot be made")
+    return AskValidator(decided) if isinstance(decided, tuple) else Record(decided)
+
+
+def _give_up(run: Run, fault: Fault, *, reason: str) -> Record:
+    """Another revision where a planner may still find a way, else the end."""
+    if fault.error_class == "denied":
+        return _finish("denied", reason=reason, fault=fault)
+    if fault.code == "A-104" or not _may_replan(run):
+        return _finish("failed", reason=reason, fault=fault)
+    return Record(PlanAbandoned(revision=run.revision + 1, reason=reason))
+
+
+def _may_replan(run: Run) -> bool:
+    return run.started.plan is None and run.revision <= run.started.setup.max_replans
+
+
+def _conclude(run: Run) -> Record:
+    assert run.plan is not None
+    view = values.View(run, run.plan)
+    degraded = values.lost(view)
+    result = values.answer(view)
+    match run.review:
+        case "passed":
+            return _finish("completed", result=result, degraded=degraded)
+        case "inconclusive":
+            return _finish("unverified", result=result, degraded=degraded)
+        case _ if _may_replan(run):
+            return Record(PlanAbandoned(revision=run.revision + 1, reason="a criterion failed"))
+        case _:
+            unmet = ", ".join(run.unmet)
+            return _finish("rejected", reason=f"not met: {unmet}", result=result, degraded=degraded)

@@ -1,0 +1,150 @@
+"""What the words of a goal name: paths, URLs, e-mail addresses, quotations and numbers.
+
+Rules of the file:
+- Only the principal's own words are read here, so what is found is trusted.
+- Finding is by pattern and errs towards "unknown": a wrong guess about a file's part in a goal would reject good
+  plans, while an unknown one only checks less.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import chain
+from typing import Literal, TypeAlias
+
+from planner.core.labels import Frozen
+
+NamedKind: TypeAlias = Literal["path", "folder", "url", "email", "quote", "number"]
+Part: TypeAlias = Literal["source", "target", "unknown"]
+
+
+class Named(Frozen):
+    """One thing that the goal names.
+
+    `part` is what the wording says of a path: read from, written to, or unknown. `found` is what the workspace
+    held when the run started (None: not looked up), and `text` is then the name as the workspace spells it.
+    """
+
+    text: str
+    kind: NamedKind
+    part: Part = "unknown"
+    found: Literal["file", "folder", "absent"] | None = None
+
+    @property
+    def is_absent_source(self) -> bool:
+        """Whether the goal reads a thing that does not exist; a plan must not make it up."""
+        return self.part == "source" and self.found == "absent"
+
+
+_QUOTE = re.compile(r'"([^"\n]+)"|“([^”\n]+)”|`([^`\n]+)`|(?<!\w)\'([^\'\n]+)\'(?!\w)')
+_URL = re.compile(r"https?://[^\s\"'<>)\]]+[^\s\"'<>)\].,;:!?]")
+_EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_PATH = re.compile(
+    r"(?<![\w@/])(?:\.{1,2}/)?(?:[\w-]+(?:[.][\w-]+)*/)*[\w-]+(?:\.[\w-]+)*\.[A-Za-z]\w{0,4}(?![\w/@])"
+)
+_SLASHED = re.compile(r"(?<![\w@/:.])(?:\.{1,2}/)?(?:[\w-]+/)+(?:[\w-]+)?(?![\w/@.]\w)")
+_FOLDERS = (
+    re.compile(r"(?i)\b(?:folder|directory)\s+(?:called\s+|named\s+)?([\w./-]*\w)"),
+    re.compile(r"(?i)\b([\w./-]+)\s+(?:folder|directory)\b"),
+)
+_NUMBER = re.compile(r"(?<![\w.])-?\d+(?:[.,]\d+)*(?![\w])")
+_NOT_PATHS = re.compile(r"(?i)^(e\.g|i\.e|a\.m|p\.m|[\w-]+\.(com|org|net|io|gov|edu|co))$")
+_NOT_FOLDERS = frozenset(
+    "the a an this that each every my your our current same new in of and named called it its is for with to from "
+    "one any all whole working sub target output input which as on if has contains be by there".split()
+)
+_FILLER = (
+    r"(?:(?:a|an|the|this|its|my|our|new|existing|text|csv|json|markdown|file|document|named|called)\s+)*"
+)
+_WRITES = re.compile(
+    r"(?i)\b(write|writes|save|put|store|export|output|append|add|create|make|generate|produce|record|copy|place|"
+    r"collect|log|draft|move|rename|convert|render|print|dump|result|answer)\w*\b"
+)
+_TO = re.compile(rf"(?i)\b(?:to|as|create|write|make|produce|generate|called|named|draft)\s+{_FILLER}$")
+_IN = re.compile(rf"(?i)\b(?:in|inside|under)\s+{_FILLER}$")
+_FROM = re.compile(
+    rf"(?i)\b(?:from|of|in|using|between|both|read|open|load|parse|check|compare|sort|search|review|proofread|"
+    rf"summari[sz]e|translate|count|extract|sum|analy[sz]e|condense|shorten|rewrite|convert|merge|combine|join|"
+    rf"look at|copy|move|rename|every line of|lines of)\s+{_FILLER}$"
+)
+
+
+def named(goal: str) -> tuple[Named, ...]:
+    """Everything that `goal` names, in the order of the text, each once."""
+    spans: list[tuple[int, int, Named]] = []
+
+    def add(start: int, end: int, text: str, kind: NamedKind) -> None:
+        if text and not any(start < e and s < end for s, e, _ in spans):
+            part: Part = _part(goal, start, end) if kind == "path" else "unknown"
+            spans.append((start, end, Named(text=text, kind=kind, part=part)))
+
+    for match in _QUOTE.finditer(goal):
+        inner = next(group for group in match.groups() if group is not None)
+        kind: NamedKind = "quote"
+        if _URL.fullmatch(inner):
+            kind = "url"
+        elif _PATH.fullmatch(inner) and not _NOT_PATHS.match(inner):
+            kind = "path"
+        add(match.start(), match.end(), inner, kind)
+    for match in _URL.finditer(goal):
+        add(match.start(), match.end(), match[0], "url")
+    for match in _EMAIL.finditer(goal):
+        add(match.start(), match.end(), match[0].rstrip("."), "email")
+    for match in _PATH.finditer(goal):
+        if not _NOT_PATHS.match(match[0]):
+            add(match.start(), match.end(), match[0], "path")
+    for match in chain.from_iterable(pattern.finditer(goal) for pattern in _FOLDERS):
+        if match[1].lower().strip("./") not in _NOT_FOLDERS:
+            add(match.start(1), match.end(1), match[1].rstrip("/"), "folder")
+    for match in _SLASHED.finditer(goal):
+        if match[0].endswith("/"):
+            add(match.start(), match.end(), match[0].rstrip("/"), "folder")
+    for match in _NUMBER.finditer(goal):
+        add(match.start(), match.end(), match[0], "number")
+    spans.sort(key=lambda span: span[0])
+    return _once(_carried(goal, spans))
+
+
+def _carried(goal: str, spans: list[tuple[int, int, Named]]) -> tuple[Named, ...]:
+    """The items in order, where `a.txt, b.txt and c.txt` carries the part of the first to the others."""
+    result: list[Named] = []
+    for index, (start, _, item) in enumerate(spans):
+        if item.kind == "path" and item.part == "unknown" and index:
+            between = goal[spans[index - 1][1] : start]
+            if re.fullmatch(
+                r"[\"'`”]?\s*(?:,|and|or|with|,\s*and)\s+(?:the\s+)?(?:file\s+)?[\"'`“]?", between
+            ):
+                item = item.model_copy(update={"part": result[-1].part})
+        result.append(item)
+    return tuple(result)
+
+
+def _once(found: tuple[Named, ...]) -> tuple[Named, ...]:
+    """Each text once; a file both read and written in the wording counts as unknown."""
+    kept: dict[str, Named] = {}
+    for item in found:
+        earlier = kept.get(item.text)
+        if earlier is None:
+            kept[item.text] = item
+        elif earlier.part != item.part:
+            parts = {earlier.part, item.part} - {"unknown"}
+            part: Part = parts.pop() if len(parts) == 1 else "unknown"
+            kept[item.text] = earlier.model_copy(update={"part": part})
+    return tuple(kept.values())
+
+
+def _part(goal: str, start: int, end: int) -> Part:
+    """Whether the wording around a path reads from it or writes to it."""
+    before = goal[:start].rstrip("\"'`“")
+    sentence = re.split(r"[.;!?]\s", before)[-1]
+    verb_before = bool(_WRITES.search(sentence))
+    if re.search(rf"(?i)\binto\s+{_FILLER}$", before) or (verb_before and _TO.search(before)):
+        return "target"
+    rest = re.split(r"[.;!?]\s", goal[end:])[0]
+    is_last = not _PATH.search(rest)
+    if _IN.search(before) and verb_before and is_last and not _FROM_VERB.search(sentence):
+        return "target"
+    return "source" if _FROM.search(before) else "unknown"
+
+
+_FROM_VERB = re.compile(r"(?i)\b(find|search|replace|count|change|number of|how many|fix|correct|look)\b")

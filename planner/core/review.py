@@ -1,0 +1,93 @@
+"""Whether an outcome meets its criteria, as far as rules alone can tell.
+
+Rules of the file:
+- A criterion is passed, failed, or undecided; only a model that can judge may decide what is undecided here.
+- A review is a quality gate, never a security boundary.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from typing import TypeAlias
+
+from planner.core import values
+from planner.core.events import Criterion, ReviewFailed, ReviewInconclusive, ReviewPassed
+from planner.core.expr import evaluate, expression_names
+from planner.core.goal import Named
+from planner.core.labels import Labelled
+from planner.core.plan import split_path
+
+Decided: TypeAlias = ReviewPassed | ReviewFailed | ReviewInconclusive
+
+
+def criteria(found: tuple[Named, ...], success: str | None) -> tuple[Criterion, ...]:
+    """The criteria of a run: each file that the goal wants written, and the caller's own.
+
+    `success` in the form `${...}` is an expression over the step values and `answer`; anything else is text.
+    """
+    result = [
+        Criterion(id=f"c{i}", kind="written", text=item.text)
+        for i, item in enumerate((n for n in found if n.kind == "path" and n.part == "target"), start=1)
+    ]
+    if success:
+        inner = success.strip()
+        is_expression = inner.startswith("${") and inner.endswith("}")
+        kind, text = ("expression", inner[2:-1]) if is_expression else ("text", inner)
+        result.append(Criterion(id=f"c{len(result) + 1}", kind=kind, text=text))
+    return tuple(result)
+
+
+def review(view: values.View) -> Decided | tuple[str, ...]:
+    """What the rules decide, or the ids of the criteria that are left to a judge.
+
+    Raises `PlanError` if the answer or a criterion's expression cannot be evaluated.
+    """
+    answer = values.answer(view)
+    wanted = view.run.started.criteria
+    verdicts = {criterion.id: _decided(view, criterion, answer) for criterion in wanted}
+    failed = tuple(id_ for id_, verdict in verdicts.items() if verdict is False)
+    undecided = tuple(id_ for id_, verdict in verdicts.items() if verdict is None)
+    if failed:
+        return ReviewFailed(criteria=failed)
+    judged = tuple(c.id for c in wanted if c.kind == "text" and c.id in undecided)
+    if judged and view.run.started.setup.can_judge:
+        return judged
+    if undecided or not wanted:
+        return ReviewInconclusive(criteria=undecided)
+    return ReviewPassed(criteria=tuple(verdicts))
+
+
+def _decided(view: values.View, criterion: Criterion, answer: Labelled) -> bool | None:
+    match criterion.kind:
+        case "written":
+            return _was_written(view, criterion.text)
+        case "expression":
+            seen = dict(values.scope(view, expression_names(criterion.text) - {"answer"}) or {})
+            return bool(evaluate(criterion.text, {**seen, "answer": answer}).value)
+        case _:
+            return None
+
+
+def _was_written(view: values.View, name: str) -> bool | None:
+    """Whether a step wrote the file; None if all that was written is empty text, which may be right or wrong."""
+    callees = {callee.name: callee for callee in view.run.started.setup.callees}
+    verdict: bool | None = False
+    for path, state in view.run.steps.items():
+        step = view.plan.step(split_path(path)[0])
+        if state.status != "succeeded" or state.arguments is None or step is None or step.use is None:
+            continue
+        callee = callees[step.use]
+        given = state.arguments.value if isinstance(state.arguments.value, dict) else {}
+        if callee.is_reading or not any(_is_same(given.get(p.name), name) for p in callee.parameters):
+            continue
+        payload = [given.get(p) for p in callee.declaration.payload]
+        if not payload or any(value not in (None, "", [], {}) for value in payload):
+            return True
+        verdict = None
+    return verdict
+
+
+def _is_same(value: object, name: str) -> bool:
+    return (
+        isinstance(value, str) and posixpath.normpath(value).casefold() == posixpath.normpath(name).casefold()
+    )

@@ -1,0 +1,200 @@
+"""The plan as models write it: a JSON schema fitted to the model, and the reading of its answer.
+
+Rules of the file:
+- Three renderings. `grammar`: a local server enforces everything, one branch per callee with its own argument
+  names, paths limited to what the goal names or to references. `strict`: providers with strict schemas; flat, no
+  recursion, no optionals, no unions, since providers cap them. `plain`: no schema at all.
+- Every argument is written as text and typed later. The checker, never the schema, is the guarantee.
+- Keys stand in the order in which a model should think: which step, over what, when, which callee, with what.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, TypeAlias
+
+from pydantic import ValidationError
+
+from planner.core.catalog import Callee, Parameter, signature
+from planner.core.check import Problem
+from planner.core.goal import Named
+from planner.core.labels import Json
+from planner.core.plan import Plan, Step
+
+Rendering: TypeAlias = Literal["grammar", "strict", "plain"]
+
+MAX_WIRE_STEPS = 9
+"""A brake for small models, which otherwise repeat steps until the answer is cut off."""
+MAX_TEXT = 400
+_REFERENCE = r"\$(?:s[0-9]+|item)(?:\.[a-z_]+|\[[0-9]+\])*"
+_WITH_REFERENCE = r"[A-Za-z0-9_./-]{0,30}\$\{(?:s[0-9]+|item)[^\"{}\\]{0,40}\}[A-Za-z0-9_.-]{0,20}"
+
+
+def schema(rendering: Rendering, callees: Sequence[Callee], found: Iterable[Named] = ()) -> Json:
+    """The JSON schema for an answer over `callees`; None when the model gets no schema."""
+    match rendering:
+        case "grammar":
+            names = tuple(item.text for item in found if item.kind in {"path", "folder"})
+            step: Json = {"anyOf": [_branch(callee, names) for callee in callees]}
+            answer: Json = _text()
+        case "strict":
+            step = _object(
+                {
+                    "id": {"type": "string"},
+                    "for_each": {"type": "string"},
+                    "if": {"type": "string"},
+                    "use": {"type": "string", "enum": [callee.name for callee in callees]},
+                    "args": {
+                        "type": "array",
+                        "items": _object({"name": {"type": "string"}, "value": {"type": "string"}}),
+                    },
+                }
+            )
+            answer = {"type": "string"}
+        case "plain":
+            return None
+    steps: dict[str, Json] = {"type": "array", "items": step}
+    if rendering == "grammar":
+        steps |= {"minItems": 1, "maxItems": MAX_WIRE_STEPS}
+    return _object({"steps": steps, "answer": answer})
+
+
+def _object(properties: Mapping[str, Json], *, optional: frozenset[str] = frozenset()) -> Json:
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": [name for name in properties if name not in optional],
+        "additionalProperties": False,
+    }
+
+
+def _text(limit: int = MAX_TEXT) -> Json:
+    return {"type": "string", "maxLength": limit}
+
+
+def _branch(callee: Callee, names: tuple[str, ...]) -> Json:
+    """One step that uses `callee`; `for_each` and `if` may be left out."""
+    args = {p.name: _argument(p, names) for p in callee.parameters}
+    optional = frozenset(p.name for p in callee.parameters if not p.required)
+    return _object(
+        {
+            "id": {"type": "string", "pattern": r"^s[0-9]{1,2}$"},
+            "for_each": {"type": "string", "pattern": rf"^{_REFERENCE}$"},
+            "if": _text(120),
+            "use": {"const": callee.name},
+            "args": _object(args, optional=optional),
+        },
+        optional=frozenset({"for_each", "if"}),
+    )
+
+
+def _argument(parameter: Parameter, names: tuple[str, ...]) -> Json:
+    if parameter.choices:
+        return {"enum": list(parameter.choices)}
+    if parameter.type in {"path", "folder"} and names:
+        reference: Json = {"type": "string", "pattern": f"^(?:{_REFERENCE}|{_WITH_REFERENCE})$"}
+        words: list[Json] = [*names, *(["."] if parameter.type == "folder" else [])]
+        return {"anyOf": [{"enum": words}, reference]}
+    return _text()
+
+
+def parse(text: str, catalogue: Mapping[str, Callee]) -> Plan | tuple[Problem, ...]:
+    """The plan in a model's answer, in any of the three renderings; else what is wrong with the answer."""
+    try:
+        answer = json.loads(_unfenced(text))
+    except json.JSONDecodeError as error:
+        shown = text.strip()[:60]
+        return (Problem(code="P-101", message=f"the answer is not JSON ({error.msg}): `{shown}`"),)
+    if not isinstance(answer, dict) or not isinstance(answer.get("steps"), list):
+        return (
+            Problem(code="P-102", message='the answer must be an object {"steps": [...], "answer": ...}'),
+        )
+    steps: list[Step] = []
+    problems: list[Problem] = []
+    for index, raw in enumerate(answer["steps"], start=1):
+        step = _step(raw, index, catalogue)
+        if isinstance(step, Problem):
+            problems.append(step)
+        else:
+            steps.append(step)
+    if problems:
+        return tuple(problems)
+    try:
+        return Plan(steps=tuple(steps), answer=answer.get("answer") or None)
+    except ValidationError as error:
+        return (Problem(code="P-103", message=_brief(error)),)
+
+
+def _step(raw: Json, index: int, catalogue: Mapping[str, Callee]) -> Step | Problem:
+    if not isinstance(raw, dict):
+        return Problem(code="P-102", message=f"step {index} must be an object, not `{raw!r:.40}`")
+    fields: dict[str, Json] = {key: value for key, value in raw.items() if value not in (None, "")}
+    fields.setdefault("id", f"s{index}")
+    args = fields.get("args", {})
+    if isinstance(args, list):
+        args = {str(a["name"]): a.get("value") for a in args if isinstance(a, dict) and "name" in a}
+    if isinstance(args, dict):
+        callee = catalogue.get(str(fields.get("use")))
+        fields["args"] = {name: _typed(value, callee, name) for name, value in args.items()}
+    if isinstance(fields.get("if"), str):
+        fields["if"] = _bare(str(fields["if"]))
+    try:
+        return Step.model_validate(fields)
+    except ValidationError as error:
+        return Problem(code="P-103", message=f"step {index}: {_brief(error)}", step=str(fields["id"]))
+
+
+def _typed(value: Json, callee: Callee | None, name: str) -> Json:
+    """An argument written as text, as the type its parameter has."""
+    parameter = callee.parameter(name) if callee else None
+    if not isinstance(value, str) or parameter is None or "$" in value:
+        return value
+    match parameter.type:
+        case "number" | "integer" if re.fullmatch(r"-?\d+", value.strip()):
+            return int(value)
+        case "number" if re.fullmatch(r"-?\d*\.\d+", value.strip()):
+            return float(value)
+        case "boolean" if value.strip().lower() in {"true", "false"}:
+            return value.strip().lower() == "true"
+        case "any" | "record" | "table" if value.strip()[:1] in {"{", "["}:
+            return _json_or_text(value)
+        case type_ if type_.startswith("list[") and value.strip().startswith("["):
+            return _json_or_text(value)
+        case _:
+            return value
+
+
+def _json_or_text(value: str) -> Json:
+    try:
+        parsed: Json = json.loads(value)
+    except json.JSONDecodeError:
+        return value
+    return parsed
+
+
+def _bare(condition: str) -> str:
+    """A condition without the marks that belong to text: `${s1 > 3}` and `$s1 > 3` both mean `s1 > 3`."""
+    inner = re.fullmatch(r"\s*\$\{(.*)\}\s*", condition, re.S)
+    bare = inner[1] if inner else condition
+    return re.sub(r"\$\{([^{}]*)\}|\$(?=[A-Za-z_])", lambda m: f"({m[1]})" if m[1] else "", bare)
+
+
+def _unfenced(text: str) -> str:
+    """The JSON inside a Markdown fence or surrounding talk, if there is any."""
+    fence = re.search(r"```(?:json)?\s*(.*?)```", text, re.S)
+    inner = fence[1] if fence else text
+    start, end = inner.find("{"), inner.rfind("}")
+    return inner[start : end + 1] if 0 <= start < end else inner
+
+
+def _brief(error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"`{place}`: {first['msg']}"
+
+
+def describe(callees: Iterable[Callee]) -> str:
+    """The catalogue as a planner reads it: one line per callee."""
+    return "\n".join(signature(callee) for callee in callees)

@@ -1,0 +1,170 @@
+"""What a provider's exception comes down to, and what to do about it.
+
+Rules of the file:
+- A fault is named by its cause, found along the chain of exceptions: litellm gives a missing recording, a
+  refused connection and a provider's own error one and the same class.
+- No key enters a message.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import NamedTuple
+
+from planner.errors import ErrorClass, ModelError
+from planner.llm.model import Ask, CassetteMiss
+
+
+class UnavailableError(ModelError):
+    """A fault that may pass by itself; `retry_after_s` is how long the provider asks to wait."""
+
+    def __init__(
+        self, code: str, message: str, *, hint: str = "", retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(code, message, hint=hint, error_class="unavailable")
+        self.retry_after_s = retry_after_s
+
+
+class Cause(NamedTuple):
+    """What went wrong between us and a model, and what to do about it."""
+
+    code: str
+    error_class: ErrorClass
+    says: str
+    hint: str
+
+
+KEY = Cause("M-101", "denied", "rejects the key", "Set the provider's key, or choose another model.")
+UNKNOWN = Cause("M-102", "missing", "is not known", "Check the name, `provider/model`, and the address.")
+TOO_LONG = Cause("M-103", "limit", "cannot read that much", "Give it less, or choose a larger model.")
+TOO_OFTEN = Cause("M-104", "unavailable", "is asked too often", "Wait, or ask for less in parallel.")
+SLOW = Cause("M-105", "unavailable", "did not answer in time", "Try again, or raise the time limit.")
+UNREACHABLE = Cause("M-106", "unavailable", "cannot be reached", "Is its server running, and the network up?")
+BROKEN = Cause("M-107", "unavailable", "failed at its provider", "Try again later, or choose another model.")
+REFUSED = Cause("M-108", "denied", "refuses to answer", "Ask differently, or choose another model.")
+UNREADABLE = Cause("M-109", "failed", "sent no readable answer", "Try again, or choose another model.")
+CUT_OFF = Cause("M-110", "limit", "was cut off by its token limit", "Ask for less, or raise `max_tokens`.")
+WRONG = Cause("M-112", "invalid", "does not take the request", "Its settings may not fit this model.")
+NO_CREDIT = Cause("M-113", "limit", "is out of credit", "Top up the account, or choose another model.")
+NO_PACKAGE = Cause(
+    "M-114", "invalid", "needs a package that is not installed", "Install it, or choose another."
+)
+
+BY_CLASS: Sequence[tuple[frozenset[str], Cause]] = (
+    (frozenset({"TimeoutError", "TimeoutException", "Timeout"}), SLOW),
+    (frozenset({"TransportError", "ConnectionError"}), UNREACHABLE),
+    (frozenset({"ContextWindowExceededError"}), TOO_LONG),
+    (frozenset({"ContentPolicyViolationError"}), REFUSED),
+    (frozenset({"ImportError"}), NO_PACKAGE),
+)
+BY_TEXT: Sequence[tuple[re.Pattern[str], Cause]] = (
+    (re.compile(r"missing (\w+ )?(credentials|api key)", re.IGNORECASE), KEY),
+    (re.compile(r"llm provider not provided", re.IGNORECASE), UNKNOWN),
+    (re.compile(r"insufficient_quota|credit balance", re.IGNORECASE), NO_CREDIT),
+    (re.compile(r"content_policy_violation|safety system", re.IGNORECASE), REFUSED),
+)
+BY_STATUS = {
+    401: KEY,
+    402: NO_CREDIT,
+    403: KEY,
+    404: UNKNOWN,
+    408: SLOW,
+    413: TOO_LONG,
+    429: TOO_OFTEN,
+    504: SLOW,
+}
+MISSES = frozenset({"CannotOverwriteExistingCassetteException", "UnhandledHTTPRequestError"})
+
+_PREFIXES = re.compile(r"^(?:[\w.]*(?:Error|Exception|Timeout)\s*[:-]\s*)+")
+_QUOTED = re.compile(r'"message":\s*"((?:[^"\\]|\\.)*)"')
+_KEYLIKE = re.compile(
+    r"(?i)\b(?:sk|pk|rk|gsk|xai|key)[-_][\w*.-]{6,}|AIza[\w-]{10,}|(?<=bearer )\S+|(?<=key=)[^&\s'\"]+"
+)
+
+
+def fault(error: BaseException, ask: Ask, *, name: str, secret: str | None) -> ModelError:
+    """The error to raise in place of `error`, which the model `name` or the way to it caused."""
+    links = tuple(chain(error))
+    if any(type(link).__name__ in MISSES for link in links):
+        return CassetteMiss(
+            f"the recording has no answer of model `{name}` to this request of role `{ask.role}`",
+            ask=ask,
+            hint="Record again, or undo what changed the request.",
+        )
+    cause = cause_of(links)
+    said = redacted(_gist(links[-1 if cause is UNREACHABLE else 0]), secret=secret)
+    message = f"model `{name}` {cause.says}" + (f": {said}" if said else "")
+    if cause.error_class == "unavailable":
+        return UnavailableError(cause.code, message, hint=cause.hint, retry_after_s=_retry_after_s(links))
+    return ModelError(cause.code, message, hint=cause.hint, error_class=cause.error_class)
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """`error` and what led to it, the outermost first."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or link.__context__
+
+
+def cause_of(links: Sequence[BaseException]) -> Cause:
+    """What a provider's exception, given as its chain, comes down to."""
+    classes = {base.__name__ for link in links for base in type(link).__mro__}
+    for names, cause in BY_CLASS:
+        if names & classes:
+            return cause
+    text = "\n".join(map(str, links))
+    for pattern, cause in BY_TEXT:
+        if pattern.search(text):
+            return cause
+    status = _status(links)
+    if status is None:
+        return UNREADABLE
+    return BY_STATUS.get(status, BROKEN if status >= 500 else WRONG)
+
+
+def _status(links: Sequence[BaseException]) -> int | None:
+    """The HTTP status that was really received, else litellm's own verdict on a request never sent."""
+    for link in reversed(links):
+        status = getattr(getattr(link, "response", None), "status_code", None)
+        if isinstance(status, int) and not type(link).__module__.startswith("litellm"):
+            return status
+    verdict = getattr(links[0], "status_code", None)
+    return verdict if isinstance(verdict, int) and 400 <= verdict < 500 else None
+
+
+def _retry_after_s(links: Sequence[BaseException]) -> float | None:
+    """The provider's wish in seconds; it may be written as a number or as a date."""
+    for link in links:
+        wish = getattr(getattr(link, "response", None), "headers", {}).get("retry-after")
+        if wish is None:
+            continue
+        try:
+            return max(0.0, float(wish))
+        except ValueError:
+            pass
+        try:
+            return max(0.0, (parsedate_to_datetime(wish) - datetime.now(UTC)).total_seconds())
+        except (TypeError, ValueError):
+            return None
+    return None
+
+
+def _gist(error: BaseException) -> str:
+    """One line of what a provider said."""
+    text = str(error)
+    quoted = _QUOTED.search(text)
+    line = quoted[1] if quoted else _PREFIXES.sub("", text).strip().split("\n", 1)[0]
+    return line[:300]
+
+
+def redacted(text: str, *, secret: str | None) -> str:
+    """`text` without `secret` and without anything that has the look of a key."""
+    if secret and len(secret) >= 8:
+        text = text.replace(secret, "[key]")
+    return _KEYLIKE.sub("[key]", text)
