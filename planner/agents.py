@@ -48,7 +48,7 @@ AGENTS: Mapping[str, Callee] = {
         Callee(
             name="agent.extractor",
             kind="agent",
-            summary="Copy named facts out of a text, as a record",
+            summary="Copy facts such as name, date or price out of a text, as JSON",
             parameters=(
                 Parameter(name="inputs", type="any", description="the text to look in"),
                 Parameter(name="fields", type="any", description="names of the facts: `name, email, total`"),
@@ -100,9 +100,7 @@ def planner_view(run: Run, ask: AskPlanner) -> dict[str, str]:
     own earlier words, error classes, and problems made from the catalogue: never a value that a tool brought in.
     """
     callees = {callee.name: callee for callee in run.started.setup.callees}
-    failures = [
-        f"step {split_path(path)[0]} ({_use(run, path)}): {_told(fault)}" for path, fault in run.failures
-    ]
+    failures = [f"step {split_path(path)[0]} ({_use(run, path)}): {_told(fault)}" for path, fault in run.failures]
     unmet = [c.text for c in run.started.criteria if c.id in run.unmet]
     return {
         "callees": wire.describe(callees[name] for name in ask.callees),
@@ -198,8 +196,7 @@ async def extract(arguments: Mapping[str, Json], model: Model, prompt: Prompt) -
     )
     answer, completions = await model.typed(Ask(role="extractor", messages=messages, max_tokens=500), shape)
     record: dict[str, Json] = {
-        name: _verbatim(getattr(answer, f"f{i}"), kind, inputs)
-        for i, (name, kind) in enumerate(fields.items())
+        name: _verbatim(getattr(answer, f"f{i}"), kind, inputs) for i, (name, kind) in enumerate(fields.items())
     }
     if all(value in (None, [], "") for value in record.values()):
         error = AgentError("T-303", f"the text has no {' or '.join(fields)}", error_class="missing")
@@ -270,9 +267,7 @@ async def choose(arguments: Mapping[str, Json], model: Model, prompt: Prompt) ->
     options = [_plain(o).strip() for o in (raw if isinstance(raw, list) else re.split(r"[,;\n]", str(raw)))]
     options = list(dict.fromkeys(option for option in options if option))
     if len(options) < 2:
-        raise ToolError(
-            "T-304", f"`agent.choose` needs at least two options, not `{raw}`", error_class="invalid"
-        )
+        raise ToolError("T-304", f"`agent.choose` needs at least two options, not `{raw}`", error_class="invalid")
     shape = create_model("Choice", __base__=_Choice, option=(Literal[tuple(options)], ...))
     messages = _messages(
         prompt,
@@ -318,9 +313,7 @@ async def opine(
 ) -> tuple[bool, Sequence[Completion]]:
     """Whether an able model holds that the outcome meets the criterion. Raises `ModelError`."""
     messages = _messages(prompt, goal=goal, criterion=criterion, outcome=_plain(outcome))
-    opinion, completions = await model.typed(
-        Ask(role="validator", messages=messages, max_tokens=50), _Opinion
-    )
+    opinion, completions = await model.typed(Ask(role="validator", messages=messages, max_tokens=50), _Opinion)
     return opinion.is_met, completions
 
 

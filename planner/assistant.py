@@ -295,9 +295,7 @@ class Assistant:
             workspace=str(self.workspace),
         )
         wanted = criteria(found, success)
-        return RunStarted(
-            goal=text, principal=principal, setup=setup, named=found, criteria=wanted, plan=plan
-        )
+        return RunStarted(goal=text, principal=principal, setup=setup, named=found, criteria=wanted, plan=plan)
 
 
 def run_sync(work: Coroutine[Any, Any, T]) -> T:
@@ -321,9 +319,7 @@ def new_run_id() -> str:
 def _goal(goal: str) -> str:
     text = goal.strip()
     if not text:
-        raise UserError(
-            "U-302", "the goal is empty", hint='Say what is to be done: planner "Summarise notes.txt".'
-        )
+        raise UserError("U-302", "the goal is empty", hint='Say what is to be done: planner "Summarise notes.txt".')
     if len(text) > MAX_GOAL:
         size = f"{len(text)} characters, more than {MAX_GOAL}"
         raise UserError("U-303", f"the goal has {size}", hint="Put the data into a file of the workspace.")

@@ -14,14 +14,15 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, is_dataclass, replace
-from datetime import datetime
 from itertools import islice
 from types import GenericAlias, NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, is_typeddict
+from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
 
 from pydantic import BaseModel, GetCoreSchemaHandler, JsonValue
 from pydantic_core import CoreSchema, core_schema
+from typing_extensions import is_typeddict  # knows both kinds of `TypedDict`
 
+from planner.core import finders
 from planner.core.labels import Json
 
 
@@ -177,17 +178,12 @@ def _json(source: str) -> Json:
 
 _SIGN = r"(?P<sign>[-+\u2212]?)"
 _CURRENCY = r"(?:[A-Z]{3}|[€$£¥₹])?"
-_BY_POINT = (
-    r"\d{1,3}(?P<gap>[,' \u00a0\u202f])\d{3}(?:(?P=gap)\d{3})*(?:\.\d+)?|\d*\.?\d+(?:[eE][-+]?\d+)?|\d+\."
-)
+_BY_POINT = r"\d{1,3}(?P<gap>[,' \u00a0\u202f])\d{3}(?:(?P=gap)\d{3})*(?:\.\d+)?|\d*\.?\d+(?:[eE][-+]?\d+)?|\d+\."
 _BY_COMMA = r"\d{1,3}(?P<gap>[.' \u00a0\u202f])\d{3}(?:(?P=gap)\d{3})*(?:,\d+)?|\d+,\d+"
 _NOTATIONS = tuple(
-    (re.compile(rf"{_SIGN}(?P<digits>{digits})"), decimal)
-    for digits, decimal in ((_BY_POINT, "."), (_BY_COMMA, ","))
+    (re.compile(rf"{_SIGN}(?P<digits>{digits})"), decimal) for digits, decimal in ((_BY_POINT, "."), (_BY_COMMA, ","))
 )
-_AMOUNT = re.compile(
-    rf"(?P<before>[-+\u2212]?)\s*{_CURRENCY}\s*(?P<rest>[-+\u2212]?[\d.,].*?)\s*{_CURRENCY}", re.S
-)
+_AMOUNT = re.compile(rf"(?P<before>[-+\u2212]?)\s*{_CURRENCY}\s*(?P<rest>[-+\u2212]?[\d.,].*?)\s*{_CURRENCY}", re.S)
 
 
 def number(value: object) -> int | float:
@@ -228,23 +224,10 @@ def _integer(value: object) -> int:
 
 def _date(value: object) -> str:
     """The day as `YYYY-MM-DD`; refuses what is incomplete or could be two days, such as `3/4/2026`."""
-    from dateutil.parser import parse
-
-    source = str(value).strip()
-    is_dotted = re.match(r"\d{1,2}\.\d{1,2}\.\d", source) is not None  # day first, wherever dots are used
-    orders = (True,) if is_dotted else (True, False)
-    is_iso = re.match(r"\d{4}-\d{2}-\d{2}", source) is not None
-    try:
-        days = {
-            parse(source, default=fill, dayfirst=order and not is_iso, ignoretz=True).date()
-            for order in orders
-            for fill in (datetime(2000, 1, 1), datetime(2001, 2, 2))  # noqa: DTZ001 (only a day is wanted)
-        }
-    except (ValueError, OverflowError, TypeError):
-        days = set()
+    days = set(finders.dates(text(value)))
     if len(days) != 1:
         raise ValueError("write one day as `YYYY-MM-DD`")
-    return days.pop().isoformat()
+    return days.pop()
 
 
 def _place(value: object) -> object:
@@ -265,7 +248,8 @@ def _path(value: object) -> object:
 
 
 def _folder(value: object) -> object:
-    return _place(value) or "."
+    name = _place(value)
+    return "." if name == "" else name
 
 
 def _url(value: object) -> object:
@@ -280,19 +264,15 @@ def _url(value: object) -> object:
 
 
 def _email(value: object) -> object:
-    if isinstance(value, str) and not re.fullmatch(r"[^@\s]+@[^@\s]+\.[^@\s.]+", value.strip()):
+    address = text(value).strip()
+    if finders.emails(address) != [address]:
         raise ValueError("an address looks like `name@example.org`")
-    return value.strip() if isinstance(value, str) else value
+    return address
 
 
 def _iban(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    iban = re.sub(r"\s", "", value).upper()
-    turned = iban[4:] + iban[:4]
-    if not re.fullmatch(r"[A-Z]{2}\d{2}[A-Z0-9]{10,30}", iban) or (
-        int("".join(str(int(character, 36)) for character in turned)) % 97 != 1  # ISO 13616-1, section 6
-    ):
+    iban = re.sub(r"\s", "", text(value)).upper()
+    if finders.ibans(iban) != [iban]:
         raise ValueError("its check digits do not fit")
     return iban
 
@@ -335,7 +315,7 @@ def _csv(source: str) -> list[dict[str, Json]]:
     if not grid:
         return []
     header, rows = _header(grid[0]), grid[1:]
-    if len(header) == 1 and len(grid[0][0].split()) > 5:
+    if (not rows or len(header) == 1) and any(len(name.split()) > 5 for name in header):
         raise ValueError("it is plain text; a table has a line of column names first")
     for line, row in enumerate(rows, start=2):
         if len(row) > len(header):
@@ -351,10 +331,10 @@ def _grid(source: str, separator: str, *, rows: int | None = None) -> list[list[
     return [line for line in cells if any(line)]
 
 
-def _fitness(grid: list[list[str]]) -> tuple[bool, int]:
-    """How well a separator fits: no row longer than the header, then the number of columns."""
+def _fitness(grid: list[list[str]]) -> tuple[bool, bool, int]:
+    """How well a separator fits: it splits the header, no row is longer than that, and it makes many columns."""
     columns = len(grid[0]) if grid else 0
-    return all(len(row) <= columns for row in grid), columns
+    return columns > 1, all(len(row) <= columns for row in grid), columns
 
 
 def _header(cells: list[str]) -> list[str]:

@@ -302,9 +302,7 @@ class Engine:
             usage = await self._kept(agents.tried(error))
             seconds = (self._outside.clock() - began).total_seconds()
             await self._append(
-                StepFailed(
-                    path=path, fault=_fault(error), attempt=command.attempt, usage=usage, seconds=seconds
-                )
+                StepFailed(path=path, fault=_fault(error), attempt=command.attempt, usage=usage, seconds=seconds)
             )
         except asyncio.CancelledError:
             if not callee.is_reading:

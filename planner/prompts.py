@@ -128,9 +128,7 @@ def _find(name: str, folders: Sequence[Path]) -> Path:
 def _declared(line: str, path: Path) -> frozenset[str]:
     match = _VARIABLES.fullmatch(line.rstrip())
     if match is None:
-        raise _misshapen(
-            path, 1, "the first line must name the variables, as in {# variables: goal, callees #}"
-        )
+        raise _misshapen(path, 1, "the first line must name the variables, as in {# variables: goal, callees #}")
     names = [name.strip() for name in match[1].split(",") if name.strip()]
     if wrong := next((name for name in names if not name.isidentifier()), None):
         raise _misshapen(path, 1, f"`{wrong}` is not a variable's name; names stand alone, between commas")
@@ -143,9 +141,7 @@ def _divided(lines: Sequence[str], path: Path) -> list[tuple[Role, int, str]]:
     for number, line in enumerate(lines, start=2):
         if marker := _MARKER.fullmatch(line):
             if marker[1] not in ("system", "user", "assistant"):
-                raise _misshapen(
-                    path, number, f"`{line}` begins no section; roles are system, user, assistant"
-                )
+                raise _misshapen(path, number, f"`{line}` begins no section; roles are system, user, assistant")
             sections.append((cast("Role", marker[1]), number, []))
         elif sections:
             sections[-1][2].append(line)

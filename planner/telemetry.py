@@ -24,6 +24,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from threading import Thread
+from time import monotonic
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from planner.config import Export
@@ -109,6 +111,7 @@ OTHER = "_OTHER"  # the conventions' word for what has no name
 
 UNHAPPY = frozenset({"rejected", "denied", "failed", "over_budget"})
 MARKS = 128  # span events on a run's span, as many as OpenTelemetry's own default allows
+CLOSE_S = 5.0  # enough for a receiver that answers; one that does not must not keep a person waiting
 CONTENT_CHARS = 8_192  # of one attribute; receivers commonly cut or refuse much longer ones
 
 
@@ -178,8 +181,7 @@ class _Run:
             case ReviewFailed() | ReviewInconclusive():
                 self._mark(event, at)
                 self.reviews += 1
-                began = at - timedelta(seconds=sum(usage.seconds for usage in event.usage))
-                yield from self._chats(event.usage, "", f"review/{self.reviews}", began)
+                yield from self._chats(event.usage, "", f"review/{self.reviews}", at - _together(event.usage))
             case RunFinished():
                 yield self._finished(event, at)
             case _:
@@ -195,12 +197,13 @@ class _Run:
         }
         if isinstance(event, PlannerFailed):
             attributes |= _error(event.fault)
+            used = event.usage
         else:
             attributes |= {"planner.prompt.hash": event.prompt_hash}
             if event.plan is None:
                 attributes[ERROR] = "invalid"
-            used = [event.usage] if event.usage.model else []
-            yield from self._chats(used, key, key, at - timedelta(seconds=event.usage.seconds))
+            used = (event.usage,) if event.usage.model else ()
+        yield from self._chats(used, key, key, at - _together(used))
         yield _Span("plan", "planner", key, "", self.last, at, attributes)
 
     def _called(self, event: StepSucceeded | StepFailed | StepInDoubt, at: datetime) -> Iterator[_Span]:
@@ -252,9 +255,7 @@ class _Run:
                 "llm.token_count.prompt": usage.input_tokens,
                 "llm.token_count.completion": usage.output_tokens,
             }
-            yield _Span(
-                "chat", usage.model, f"{key}/{number}", parent, began, ended, attributes | _cost([usage])
-            )
+            yield _Span("chat", usage.model, f"{key}/{number}", parent, began, ended, attributes | _cost([usage]))
             began = ended
 
     def _finished(self, event: RunFinished, at: datetime) -> _Span:
@@ -291,6 +292,10 @@ class _Run:
         return {name: text[:CONTENT_CHARS]}
 
 
+def _together(used: Iterable[Usage]) -> timedelta:
+    return timedelta(seconds=sum(usage.seconds for usage in used))
+
+
 def _error(fault: Fault) -> dict[str, Scalar]:
     """The fault without its message, which may quote what only some may read."""
     return {ERROR: fault.error_class, "planner.error.code": fault.code}
@@ -321,9 +326,7 @@ class Telemetry:
     Metrics cannot be backdated: they count what this process observes, when it does.
     """
 
-    def __init__(
-        self, exporter: SpanExporter, reader: MetricReader, *, name: str, content: bool = False
-    ) -> None:
+    def __init__(self, exporter: SpanExporter, reader: MetricReader, *, name: str, content: bool = False) -> None:
         """`name` is the assistant's: what its runs are called."""
         from opentelemetry.sdk.metrics import MeterProvider
         from opentelemetry.sdk.resources import Resource
@@ -340,9 +343,7 @@ class Telemetry:
         self._meters = MeterProvider([reader], resource=resource, shutdown_on_exit=False)
         meter = self._meters.get_meter("planner")
         self._durations = {
-            operation: meter.create_histogram(
-                metric, unit="s", explicit_bucket_boundaries_advisory=SECONDS_BUCKETS
-            )
+            operation: meter.create_histogram(metric, unit="s", explicit_bucket_boundaries_advisory=SECONDS_BUCKETS)
             for operation, metric in DURATIONS.items()
         }
         self._tokens = meter.create_histogram(
@@ -396,10 +397,14 @@ class Telemetry:
             for kind, name in (("input", INPUT_TOKENS), ("output", OUTPUT_TOKENS)):
                 self._tokens.record(int(span.attributes[name]), {**dimensions, DIRECTION: kind})
 
-    def close(self) -> None:
-        """Sends what is left. A run under way is told by whoever sees it finish."""
-        self._spans.shutdown()
-        self._meters.shutdown()
+    def close(self, *, within_s: float = CLOSE_S) -> None:
+        """Sends what is left, or gives up on it. A run under way is told by whoever sees it finish."""
+        closing = [Thread(target=part.shutdown, daemon=True) for part in (self._spans, self._meters)]
+        for thread in closing:
+            thread.start()
+        deadline = monotonic() + within_s
+        for thread in closing:
+            thread.join(max(0.0, deadline - monotonic()))
 
 
 def _readable(span: _Span, run_id: str, resource: Resource) -> ReadableSpan:

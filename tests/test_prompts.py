@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from planner.errors import UserError
 from planner.prompts import Message, Prompt, load
 
+ROOT = Path(__file__).resolve().parents[1]
 PLANNER = """\
 {# variables: goal, callees #}
 --- system
@@ -132,6 +133,11 @@ def test_a_prompt_that_is_not_text_is_told(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match=r"U-111.*cannot be read"):
         load("planner", [tmp_path])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "prompts").glob("*.md")), ids=lambda path: path.stem)
+def test_every_prompt_of_the_reference_assistant_loads(path: Path) -> None:
+    assert load(path.stem, [ROOT]).sections
 
 
 def test_a_rule_of_dashes_is_text(tmp_path: Path) -> None:

@@ -183,7 +183,5 @@ def _bm25(query: Sequence[str], documents: Mapping[str, Sequence[str]]) -> dict[
         holding = {name: d.count(term) for name, d in documents.items() if term in d}
         rarity = log(1 + (len(documents) - len(holding) + 0.5) / (len(holding) + 0.5))
         for name, count in holding.items():
-            scores[name] += (
-                rarity * count * (k1 + 1) / (count + k1 * (1 - b + b * len(documents[name]) / mean))
-            )
+            scores[name] += rarity * count * (k1 + 1) / (count + k1 * (1 - b + b * len(documents[name]) / mean))
     return scores

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from planner.core import kinds
-from planner.core.catalog import Callee, Catalogue, Declaration, Parameter
+from planner.core.catalog import Callee, Catalogue, Declaration, Parameter, item_type
 from planner.core.expr import expression_names, expression_problems, names, problems
 from planner.core.goal import Named
 from planner.core.labels import Frozen, Json
@@ -89,9 +89,7 @@ def _problems(plan: Plan, terms: Terms) -> Iterator[Problem]:
 def _shape(step: Step, catalogue: Catalogue) -> Iterator[Problem]:
     """A step is either a call of a known callee or a `let`."""
     if (step.use is None) == (step.let is None):
-        yield Problem(
-            code="P-107", message=f"step `{step.id}` needs either `use` or `let`, not both", step=step.id
-        )
+        yield Problem(code="P-107", message=f"step `{step.id}` needs either `use` or `let`, not both", step=step.id)
     elif step.use is not None and step.use not in catalogue:
         near = _near(step.use, catalogue)
         yield Problem(
@@ -138,7 +136,7 @@ def _types(step: Step, terms: Terms, known: dict[StepId, str]) -> Iterator[Probl
     local = dict(known)
     if step.is_map:
         listed = kinds.value_type(step.for_each, known)
-        local[step.as_] = kinds.item_type(listed) or "any"
+        local[step.as_] = item_type(listed) or "any"
         local[f"{step.as_}_i"] = "integer"
         if listed in {"number", "integer", "boolean", "record"}:
             yield Problem(
@@ -149,9 +147,7 @@ def _types(step: Step, terms: Terms, known: dict[StepId, str]) -> Iterator[Probl
     yield from _arguments(step, callee, local)
     verdict = judge(terms.policy, terms.principal, callee, None)
     if verdict.then == "deny":
-        yield Problem(
-            code="P-111", message=f"step `{step.id}` is not allowed: {verdict.reason}", step=step.id
-        )
+        yield Problem(code="P-111", message=f"step `{step.id}` is not allowed: {verdict.reason}", step=step.id)
 
 
 def _arguments(step: Step, callee: Callee, known: dict[StepId, str]) -> Iterator[Problem]:
@@ -175,9 +171,7 @@ def _arguments(step: Step, callee: Callee, known: dict[StepId, str]) -> Iterator
             )
 
 
-def _argument(
-    step: Step, callee: Callee, parameter: Parameter, known: dict[StepId, str]
-) -> Iterator[Problem]:
+def _argument(step: Step, callee: Callee, parameter: Parameter, known: dict[StepId, str]) -> Iterator[Problem]:
     value = step.args[parameter.name]
     given = kinds.value_type(value, known)
     is_constant = not names(value)
@@ -232,18 +226,14 @@ def _answer(plan: Plan, known: dict[StepId, str]) -> Iterator[Problem]:
 def _coverage(plan: Plan, terms: Terms) -> Iterator[Problem]:
     """What the goal names occurs in the plan: a path as a path, anything else somewhere."""
     places = list(_places(plan, terms.catalogue))
-    texts = " ".join(
-        _strings([dict(s.args) for s in plan.steps] + [s.if_ for s in plan.steps] + [plan.answer])
-    )
+    texts = " ".join(_strings([dict(s.args) for s in plan.steps] + [s.if_ for s in plan.steps] + [plan.answer]))
     texts += " " + " ".join(_strings([s.let for s in plan.steps] + [s.for_each for s in plan.steps]))
     for item in terms.found:
         match item.kind:
             case "path" | "folder":
                 yield from _covered(item, places)
             case "url" | "email" | "quote" if _plain(item.text) not in _plain(texts):
-                yield Problem(
-                    code="P-120", message=f"the goal names `{item.text}`, but no argument contains it"
-                )
+                yield Problem(code="P-120", message=f"the goal names `{item.text}`, but no argument contains it")
             case _:
                 continue
 
@@ -258,9 +248,7 @@ def _covered(item: Named, places: list[tuple[Step, Callee, str]]) -> Iterator[Pr
         )
     elif not using and item.kind == "path":
         role = "write it" if item.part == "target" else "read it"
-        yield Problem(
-            code="P-120", message=f"the goal names the file `{item.text}`, but no step uses it: {role}"
-        )
+        yield Problem(code="P-120", message=f"the goal names the file `{item.text}`, but no step uses it: {role}")
     elif not using and item.found == "folder":
         yield Problem(code="P-120", message=f"the goal names the folder `{item.text}`, but no step uses it")
     elif item.part == "target" and all(callee.is_reading for _, callee in using):
@@ -333,9 +321,7 @@ def _certificate(plan: Plan, terms: Terms, repairs: tuple[Repair, ...]) -> Certi
         if callee is None:
             continue
         if not callee.is_reading:
-            shown = ", ".join(
-                f"{k}={str(v):.40}" for k, v in step.args.items() if k in callee.declaration.control
-            )
+            shown = ", ".join(f"{k}={v!s:.40}" for k, v in step.args.items() if k in callee.declaration.control)
             times = " for each item" if step.is_map else ""
             effects.append(f"{step.id}: {callee.declaration.effect} {callee.name}({shown}){times}")
         if judge(terms.policy, terms.principal, callee, None).then == "ask":

@@ -431,9 +431,7 @@ def _resolve_doubt(run: Run, step: Step, path: StepPath) -> Command:
             return Probe(path, callee.name)
     if run.started.setup.on_ask == "deny":
         reason = f"nobody could say whether `{callee.name}` happened"
-        return Record(
-            StepFailed(path=path, fault=Fault(code="A-104", error_class="conflict", message=reason))
-        )
+        return Record(StepFailed(path=path, fault=Fault(code="A-104", error_class="conflict", message=reason)))
     reason = f"`{callee.name}` may or may not have happened"
     return Record(HumanAsked(path=path, question="happened", reason=reason))
 

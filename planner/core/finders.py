@@ -15,16 +15,16 @@ import re2
 _EMAIL = re2.compile(r"[A-Za-z0-9][A-Za-z0-9._%+'-]*@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,}")
 _URL = re2.compile(r"(?i)\bhttps?://[^\s<>\"'`{}|\\^]+")
 _IBAN = re2.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}\b")
-_NUMBER = re2.compile(
-    r"(?:\B[-+−])?(?:[1-9]\d{0,2}(?: \d{3})+[.,]\d{1,2}\b"  # 1 234,50: a space only before a decimal part
-    r"|\d(?:[\d.,'’\x{a0}\x{2009}\x{202f}]*\d)?(?:[eE][-+]?\d{1,3}\b)?)"
-    r"|(?:^|\s)[-+−]?\.\d+"
+_NUMBER = re2.compile(  # a space stands inside a number only before a decimal part: 1 234,50
+    r"(?:\B[-+\x{2212}])?(?:[1-9]\d{0,2}(?: \d{3})+[.,]\d{1,2}\b"
+    r"|\d(?:[\d.,'\x{2019}\x{a0}\x{2009}\x{202f}]*\d)?(?:[eE][-+]?\d{1,3}\b)?)"
+    r"|(?:^|\s)[-+\x{2212}]?\.\d+"
 )
-_SPACES = re2.compile(r"[\s'’\x{a0}\x{2009}\x{202f}]")
+_SPACES = re2.compile(r"[\s'\x{2019}\x{a0}\x{2009}\x{202f}]")
 _ENGLISH = re2.compile(r"[-+]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")  # 1,234.50
 _EUROPEAN = re2.compile(r"[-+]?[1-9]\d{0,2}(?:(?:\.\d{3})+,\d+|(?:\.\d{3}){2,})")  # 1.234,50
 _PLAIN = re2.compile(r"[-+]?\d*[.,]?\d+(?:[eE][-+]?\d+)?")
-_DIGITS = re2.compile(r"\d+")
+_DIGITS = re2.compile(r"[-+]?\d+")
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _MONTH = (
     r"(jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?"
@@ -75,7 +75,7 @@ def numbers(text: str) -> list[int | float]:
 
 def _read_number(token: str) -> Iterator[int | float]:
     """The number a token writes; where it can be none (`31.12.2024`), its runs of digits."""
-    bare = _SPACES.sub("", token).replace("−", "-")
+    bare = _SPACES.sub("", token).replace("\u2212", "-")
     if _ENGLISH.fullmatch(bare):
         bare = bare.replace(",", "")
     elif _EUROPEAN.fullmatch(bare):
@@ -105,10 +105,11 @@ def _read_date(groups: tuple[str | None, ...]) -> date | None:
             readings = [(year, second, first), (year, first, second)]
         case (*_, str(day), str(name), str(year), None, None, None):
             readings = [(year, _month(name), day)]
-        case (*_, name, day, year):
-            readings = [(str(year), _month(str(name)), str(day))]
-    days = {day for reading in readings if (day := _day(*map(int, reading)))}
-    return days.pop() if len(days) == 1 else None
+        case _:
+            name, day, year = map(str, groups[-3:])
+            readings = [(year, _month(name), day)]
+    found = {date_ for reading in readings if (date_ := _day(*map(int, reading)))}
+    return found.pop() if len(found) == 1 else None
 
 
 def _month(name: str) -> str:

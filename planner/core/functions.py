@@ -8,6 +8,7 @@ Rules of the file:
 
 from __future__ import annotations
 
+import ast
 import json
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -28,13 +29,14 @@ MAX_BITS = 1024
 """The longest integer: as large as the largest float, so that every integer can become one."""
 
 
-class Absent(PlanError):
+class AbsentError(PlanError):
     """Something read is not there; what `a ?? b` gives a default for."""
 
-    default_class = "missing"
+    def __init__(self, code: str, message: str, *, hint: str = "") -> None:
+        super().__init__(code, message, hint=hint, error_class="missing")
 
 
-def perform(name: str, call: Function, /, *args: Any, **options: Any) -> Json:
+def perform(name: str, call: Function, /, *args: object, **options: object) -> Json:
     """`call(*args, **options)`, with everything that can go wrong as a `PlanError` that says `name`."""
     try:
         return call(*args, **options)
@@ -96,7 +98,7 @@ def _key(value: Json) -> object:
             return value
 
 
-# what an argument must be ------------------------------------------------------------------------------------
+# what an argument must be -----------------------------------------------------------------------------------
 
 
 def _unlike(wanted: str, value: Json) -> PlanError:
@@ -132,7 +134,7 @@ def _fits(size: int) -> None:
         raise PlanError("P-210", f"the result would be longer than {CEILING:,}", error_class="limit")
 
 
-# operators ---------------------------------------------------------------------------------------------------
+# operators --------------------------------------------------------------------------------------------------
 
 
 def _add(left: Json, right: Json) -> Json:
@@ -142,9 +144,7 @@ def _add(left: Json, right: Json) -> Json:
         case list(), list():
             return [*left, *right]
         case (str(), other) | (other, str()):
-            raise PlanError(
-                "P-208", f"text and {describe(other)} cannot be added", hint='Write f"{a}{b}" or str(b).'
-            )
+            raise PlanError("P-208", f"text and {describe(other)} cannot be added", hint='Write f"{a}{b}" or str(b).')
         case _:
             return _number(left) + _number(right)
 
@@ -180,30 +180,30 @@ def _holds(whole: Json, part: Json) -> bool:
     return part in _list(whole)
 
 
-OPERATORS: Mapping[str, Function] = {
-    "+": _add,
-    "-": _numeric(operator.sub),
-    "*": _multiply,
-    "/": _numeric(operator.truediv),
-    "//": _numeric(operator.floordiv),
-    "%": _numeric(operator.mod),
-    "**": _power,
+OPERATORS: Mapping[type[ast.operator], tuple[str, Function]] = {
+    ast.Add: ("+", _add),
+    ast.Sub: ("-", _numeric(operator.sub)),
+    ast.Mult: ("*", _multiply),
+    ast.Div: ("/", _numeric(operator.truediv)),
+    ast.FloorDiv: ("//", _numeric(operator.floordiv)),
+    ast.Mod: ("%", _numeric(operator.mod)),
+    ast.Pow: ("**", _power),
 }
-COMPARISONS: Mapping[str, Function] = {
-    "==": operator.eq,
-    "!=": operator.ne,
-    "is": operator.is_,
-    "is not": operator.is_not,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "in": lambda part, whole: _holds(whole, part),
-    "not in": lambda part, whole: not _holds(whole, part),
+COMPARISONS: Mapping[type[ast.cmpop], tuple[str, Function]] = {
+    ast.Eq: ("==", operator.eq),
+    ast.NotEq: ("!=", operator.ne),
+    ast.Is: ("is", operator.is_),
+    ast.IsNot: ("is not", operator.is_not),
+    ast.Lt: ("<", operator.lt),
+    ast.LtE: ("<=", operator.le),
+    ast.Gt: (">", operator.gt),
+    ast.GtE: (">=", operator.ge),
+    ast.In: ("in", lambda part, whole: _holds(whole, part)),
+    ast.NotIn: ("not in", lambda part, whole: not _holds(whole, part)),
 }
 
 
-# numbers and lists -------------------------------------------------------------------------------------------
+# numbers and lists ------------------------------------------------------------------------------------------
 
 
 def _length(value: Json) -> Json:
@@ -222,7 +222,7 @@ def _extreme(choose: Callable[..., Json]) -> Function:
     def extreme(values: Json, *more: Json, key: Callable[[Any], Any] | None = None) -> Json:
         candidates = [values, *more] if more else _list(values)
         if not candidates:
-            raise Absent("P-211", "an empty list has no least and no greatest value")
+            raise AbsentError("P-211", "an empty list has no least and no greatest value")
         return choose(candidates, key=key)
 
     return extreme
@@ -270,11 +270,11 @@ def _count(whole: Json, part: Json) -> Json:
 
 def _index(whole: Json, part: Json) -> Json:
     if not _holds(whole, part):
-        raise Absent("P-211", f"{describe(part)} is not in {describe(whole)}")
+        raise AbsentError("P-211", f"{describe(part)} is not in {describe(whole)}")
     return whole.index(_text(part)) if isinstance(whole, str) else _list(whole).index(part)
 
 
-# text --------------------------------------------------------------------------------------------------------
+# text -------------------------------------------------------------------------------------------------------
 
 
 def _strip(text: Json, characters: Json = None) -> Json:
@@ -309,7 +309,7 @@ def _textual(change: Callable[[str], str]) -> Function:
     return lambda text: change(_text(text))
 
 
-# finders and dates -------------------------------------------------------------------------------------------
+# finders and dates ------------------------------------------------------------------------------------------
 
 
 def _found(find: Callable[[str], Sequence[Json]]) -> Function:
@@ -322,7 +322,7 @@ def _first(kind: str, find: Callable[[str], Sequence[Json]]) -> Function:
             return text
         found = _list(_found(find)(text))
         if not found:
-            raise Absent("P-211", f"there is no {kind} in {describe(text)}", hint="Give a default with `??`.")
+            raise AbsentError("P-211", f"there is no {kind} in {describe(text)}", hint="Give a default with `??`.")
         return cast("Json", found[0])
 
     return first
@@ -358,15 +358,15 @@ FUNCTIONS: Mapping[str, Function] = {
     "any": lambda values: any(_list(values)),
     "all": lambda values: all(_list(values)),
     "set": lambda values: distinct(_list(values)),
-    "list": lambda values: _list(values),
+    "list": _list,
     "dict": _dict,
     "zip": _zip,
     "enumerate": _enumerate,
     "range": _range,
-    "str": lambda value: text(value),
+    "str": text,
     "int": _int,
     "float": _float,
-    "bool": lambda value: bool(value),
+    "bool": operator.truth,
     "lower": _textual(str.lower),
     "upper": _textual(str.upper),
     "trim": _textual(str.strip),

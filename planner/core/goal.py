@@ -9,7 +9,7 @@ Rules of the file:
 from __future__ import annotations
 
 import re
-from itertools import chain
+from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
 from planner.core.labels import Frozen
@@ -42,20 +42,22 @@ _EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _PATH = re.compile(
     r"(?<![\w@/])(?:\.{1,2}/)?(?:[\w-]+(?:[.][\w-]+)*/)*[\w-]+(?:\.[\w-]+)*\.[A-Za-z]\w{0,4}(?![\w/@])"
 )
-_SLASHED = re.compile(r"(?<![\w@/:.])(?:\.{1,2}/)?(?:[\w-]+/)+(?:[\w-]+)?(?![\w/@.]\w)")
+_SLASHED = re.compile(r"(?<![\w@/:.])(?:\.{1,2}/)?(?:[\w-]+/)+(?![\w@.])")
 _FOLDERS = (
     re.compile(r"(?i)\b(?:folder|directory)\s+(?:called\s+|named\s+)?([\w./-]*\w)"),
     re.compile(r"(?i)\b([\w./-]+)\s+(?:folder|directory)\b"),
 )
+_LISTED = re.compile(r"[\"'`”]?\s*(?:,|and|or|with|,\s*and)\s+(?:the\s+)?(?:file\s+)?[\"'`“]?")
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:[.,]\d+)*(?![\w])")
 _NOT_PATHS = re.compile(r"(?i)^(e\.g|i\.e|a\.m|p\.m|[\w-]+\.(com|org|net|io|gov|edu|co))$")
 _NOT_FOLDERS = frozenset(
-    "the a an this that each every my your our current same new in of and named called it its is for with to from "
-    "one any all whole working sub target output input which as on if has contains be by there".split()
+    re.split(
+        " ",
+        "the a an this that each every my your our current same new in of and named called it its is for with to "
+        "from one any all whole working sub target output input which as on if has contains be by there",
+    )
 )
-_FILLER = (
-    r"(?:(?:a|an|the|this|its|my|our|new|existing|text|csv|json|markdown|file|document|named|called)\s+)*"
-)
+_FILLER = r"(?:(?:a|an|the|this|its|my|our|new|existing|text|csv|json|markdown|file|document|named|called)\s+)*"
 _WRITES = re.compile(
     r"(?i)\b(write|writes|save|put|store|export|output|append|add|create|make|generate|produce|record|copy|place|"
     r"collect|log|draft|move|rename|convert|render|print|dump|result|answer)\w*\b"
@@ -72,50 +74,49 @@ _FROM = re.compile(
 def named(goal: str) -> tuple[Named, ...]:
     """Everything that `goal` names, in the order of the text, each once."""
     spans: list[tuple[int, int, Named]] = []
-
-    def add(start: int, end: int, text: str, kind: NamedKind) -> None:
+    for start, end, text, kind in _candidates(goal):
         if text and not any(start < e and s < end for s, e, _ in spans):
             part: Part = _part(goal, start, end) if kind == "path" else "unknown"
             spans.append((start, end, Named(text=text, kind=kind, part=part)))
-
-    for match in _QUOTE.finditer(goal):
-        inner = next(group for group in match.groups() if group is not None)
-        kind: NamedKind = "quote"
-        if _URL.fullmatch(inner):
-            kind = "url"
-        elif _PATH.fullmatch(inner) and not _NOT_PATHS.match(inner):
-            kind = "path"
-        add(match.start(), match.end(), inner, kind)
-    for match in _URL.finditer(goal):
-        add(match.start(), match.end(), match[0], "url")
-    for match in _EMAIL.finditer(goal):
-        add(match.start(), match.end(), match[0].rstrip("."), "email")
-    for match in _PATH.finditer(goal):
-        if not _NOT_PATHS.match(match[0]):
-            add(match.start(), match.end(), match[0], "path")
-    for match in chain.from_iterable(pattern.finditer(goal) for pattern in _FOLDERS):
-        if match[1].lower().strip("./") not in _NOT_FOLDERS:
-            add(match.start(1), match.end(1), match[1].rstrip("/"), "folder")
-    for match in _SLASHED.finditer(goal):
-        if match[0].endswith("/"):
-            add(match.start(), match.end(), match[0].rstrip("/"), "folder")
-    for match in _NUMBER.finditer(goal):
-        add(match.start(), match.end(), match[0], "number")
     spans.sort(key=lambda span: span[0])
     return _once(_carried(goal, spans))
+
+
+def _candidates(goal: str) -> Iterator[tuple[int, int, str, NamedKind]]:
+    """Every find with its place, the surest kinds first: of two that overlap the first counts."""
+    for match in _QUOTE.finditer(goal):
+        inner = next(group for group in match.groups() if group is not None)
+        yield match.start(), match.end(), inner, _quoted_kind(inner)
+    yield from _places(_URL, goal, "url")
+    yield from _places(_EMAIL, goal, "email")
+    yield from (found for found in _places(_PATH, goal, "path") if not _NOT_PATHS.match(found[2]))
+    for pattern in _FOLDERS:
+        yield from (f for f in _places(pattern, goal, "folder") if f[2].lower().strip("./") not in _NOT_FOLDERS)
+    yield from _places(_SLASHED, goal, "folder")
+    yield from _places(_NUMBER, goal, "number")
+
+
+def _places(pattern: re.Pattern[str], goal: str, kind: NamedKind) -> Iterator[tuple[int, int, str, NamedKind]]:
+    """Where `pattern` matches; its group, if it has one, is what is named."""
+    for match in pattern.finditer(goal):
+        group = pattern.groups
+        text = match[group].rstrip("/" if kind == "folder" else ".") if kind != "path" else match[group]
+        yield match.start(group), match.end(group), text, kind
+
+
+def _quoted_kind(inner: str) -> NamedKind:
+    if _URL.fullmatch(inner):
+        return "url"
+    return "path" if _PATH.fullmatch(inner) and not _NOT_PATHS.match(inner) else "quote"
 
 
 def _carried(goal: str, spans: list[tuple[int, int, Named]]) -> tuple[Named, ...]:
     """The items in order, where `a.txt, b.txt and c.txt` carries the part of the first to the others."""
     result: list[Named] = []
     for index, (start, _, item) in enumerate(spans):
-        if item.kind == "path" and item.part == "unknown" and index:
-            between = goal[spans[index - 1][1] : start]
-            if re.fullmatch(
-                r"[\"'`”]?\s*(?:,|and|or|with|,\s*and)\s+(?:the\s+)?(?:file\s+)?[\"'`“]?", between
-            ):
-                item = item.model_copy(update={"part": result[-1].part})
-        result.append(item)
+        is_next = index > 0 and bool(_LISTED.fullmatch(goal[spans[index - 1][1] : start]))
+        carries = is_next and item.kind == "path" and item.part == "unknown"
+        result.append(item.model_copy(update={"part": result[-1].part}) if carries else item)
     return tuple(result)
 
 

@@ -103,6 +103,6 @@ def _list_fit(wanted: str, listed: str, callee: Callee) -> Fit:
         return "fits" if wanted_item in TEXTUAL or listed in TEXTUAL else "no"
     if wanted == "text":
         return "fits"  # one line per item
-    if callee.is_reading and (listed == "any" or wanted == listed or wanted in {"number", "integer"}):
+    if callee.is_reading and (listed in {"any", wanted} or wanted in {"number", "integer"}):
         return "each"
     return "no"

@@ -82,9 +82,7 @@ def judge(policy: Policy, principal: Principal, callee: Callee, arguments: Label
     if denying:
         return verdict("deny", denying, f"`{callee.name}` is denied by {_or(denying)}")
     if not matching:
-        return verdict(
-            "deny", ("default",), f"no rule allows `{callee.name}` to {_or(sorted(principal.roles))}"
-        )
+        return verdict("deny", ("default",), f"no rule allows `{callee.name}` to {_or(sorted(principal.roles))}")
     rule = matching[0]
     if rule.then == "ask":
         return verdict("ask", (rule.id,), f"`{rule.id}` wants a person to approve `{callee.name}`")
@@ -138,9 +136,7 @@ def attest(callee: Callee, arguments: Labelled, value: Json) -> Labelled:
             return Labelled(value=value, label=worth(UNTRUSTED))
         case "fields":
             leaves = tuple(
-                (path, worth(BOUNDED))
-                for field in declaration.bounded_fields
-                for path in _places(value, field)
+                (path, worth(BOUNDED)) for field in declaration.bounded_fields for path in _places(value, field)
             )
             return Labelled(value=value, label=worth(UNTRUSTED), leaves=leaves)
         case "typed":

@@ -62,8 +62,8 @@ def repaired(
             draft.add(step)
             continue
         named = _spelled(draft, _renamed(draft, step))
-        for mended in _placed(draft, named):
-            draft.add(_fitted(draft, _mapped(draft, mended)))
+        for placed in _placed(draft, named):
+            draft.add(_fitted(draft, _mapped(draft, placed)))
     _write_what_was_asked(draft)
     _answer_with_something(draft)
     _drop_unused(draft, frozen)
@@ -192,12 +192,7 @@ def _placed(draft: _Draft, step: Step) -> Iterator[Step]:
         value = step.args.get(parameter.name)
         if not isinstance(value, str):
             continue
-        if (
-            callee
-            and parameter.type == "folder"
-            and callee.result == "list[path]"
-            and kinds_of.get(value) == "file"
-        ):
+        if callee and parameter.type == "folder" and callee.result == "list[path]" and kinds_of.get(value) == "file":
             draft.note("R-104", f"`{value}` is a file, not a folder", step.id)
             yield Step(id=step.id, let=[value])
             return
@@ -224,9 +219,7 @@ def _lister(catalogue: Catalogue) -> Callee | None:
 
 
 def _reader(catalogue: Catalogue) -> Callee | None:
-    return next(
-        (c for c in catalogue.values() if c.converts and [p.type for p in c.parameters] == ["path"]), None
-    )
+    return next((c for c in catalogue.values() if c.converts and [p.type for p in c.parameters] == ["path"]), None)
 
 
 def _writer(catalogue: Catalogue) -> Callee | None:
@@ -253,8 +246,7 @@ def _mapped(draft: _Draft, step: Step) -> Step:
         return _map_for_stray_item(draft, step) if uses_item and step.as_ not in draft.types else step
     listed = kinds.value_type(step.for_each, draft.types)
     args = {
-        k: (f"${step.as_}" if v == step.for_each and _wants_item(draft, step, k) else v)
-        for k, v in step.args.items()
+        k: (f"${step.as_}" if v == step.for_each and _wants_item(draft, step, k) else v) for k, v in step.args.items()
     }
     if args != dict(step.args):
         draft.note("R-106", f"inside the map over `{step.for_each}` its item is meant", step.id)
@@ -278,9 +270,7 @@ def _wants_item(draft: _Draft, step: Step, name: str) -> bool:
 def _map_for_stray_item(draft: _Draft, step: Step) -> Step:
     """`$item` without a `for_each`: the newest list whose items fit."""
     callee = draft.callee(step)
-    wanted = (
-        {p.type for p in callee.parameters if step.args.get(p.name) == f"${step.as_}"} if callee else set()
-    )
+    wanted = {p.type for p in callee.parameters if step.args.get(p.name) == f"${step.as_}"} if callee else set()
     lists = [id_ for id_, type_ in draft.types.items() if item_type(type_) is not None]
     fitting = [id_ for id_ in lists if item_type(draft.types[id_]) in wanted]
     chosen = (fitting or lists)[-1:]

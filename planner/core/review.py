@@ -88,6 +88,4 @@ def _was_written(view: values.View, name: str) -> bool | None:
 
 
 def _is_same(value: object, name: str) -> bool:
-    return (
-        isinstance(value, str) and posixpath.normpath(value).casefold() == posixpath.normpath(name).casefold()
-    )
+    return isinstance(value, str) and posixpath.normpath(value).casefold() == posixpath.normpath(name).casefold()

@@ -164,7 +164,7 @@ class Run:
     unmet: tuple[str, ...] = ()
     """The criteria that the last review found failing, or could not decide."""
     review: Literal["passed", "failed", "inconclusive"] | None = None
-    spent: Spent = Spent()
+    spent: Spent = field(default_factory=Spent)
     is_cancelled: bool = False
     finished: RunFinished | None = None
 
@@ -186,9 +186,7 @@ def fold(history: Iterable[Recorded]) -> Run:
     for recorded in history:
         run = evolve(run, recorded)
     if run is None:
-        raise JournalError(
-            "J-201", "a run without events has no state", hint="its first event is `RunStarted`"
-        )
+        raise JournalError("J-201", "a run without events has no state", hint="its first event is `RunStarted`")
     return run
 
 
@@ -198,16 +196,12 @@ def evolve(run: Run | None, recorded: Recorded) -> Run:
     if run is None:
         if not isinstance(event, RunStarted):
             raise JournalError("J-202", f"a run starts with `RunStarted`, not `{event.type}`")
-        return Run(
-            id=recorded.run_id, started=event, began_at=recorded.at, at=recorded.at, run_seq=recorded.run_seq
-        )
+        return Run(id=recorded.run_id, started=event, began_at=recorded.at, at=recorded.at, run_seq=recorded.run_seq)
     if run.finished is not None:
         raise JournalError("J-203", f"`{event.type}` after the run finished as `{run.finished.status}`")
     spent = replace(run.spent, seconds=(recorded.at - run.began_at).total_seconds())
     moved = _apply(replace(run, at=recorded.at, run_seq=recorded.run_seq, spent=spent), event)
-    usages: tuple[Usage, ...] = (
-        getattr(event, "usage", ()) if not isinstance(event, PlanProposed) else (event.usage,)
-    )
+    usages: tuple[Usage, ...] = getattr(event, "usage", ()) if not isinstance(event, PlanProposed) else (event.usage,)
     for usage in usages:
         tokens = usage.input_tokens + usage.output_tokens
         moved = replace(moved, spent=moved.spent.with_model(tokens=tokens, cost_usd=usage.cost_usd))
@@ -285,14 +279,10 @@ def _kept(run: Run, plan: Plan) -> dict[StepPath, StepState]:
 
 def _abandoned(run: Run, event: PlanAbandoned) -> Run:
     if run.phase not in {"executing", "reviewing"} or event.revision != run.revision + 1:
-        raise JournalError(
-            "J-204", f"`{event.type}` of revision {event.revision} is illegal while {run.phase}"
-        )
+        raise JournalError("J-204", f"`{event.type}` of revision {event.revision} is illegal while {run.phase}")
     failed = [(path, state.fault) for path, state in run.steps.items() if state.status == "failed"]
     failures = tuple((path, fault) for path, fault in failed if fault is not None)
-    return replace(
-        run, phase="planning", revision=event.revision, failures=(*run.failures, *failures), review=None
-    )
+    return replace(run, phase="planning", revision=event.revision, failures=(*run.failures, *failures), review=None)
 
 
 def _reviewed(run: Run, event: ReviewPassed | ReviewFailed | ReviewInconclusive) -> Run:
@@ -332,13 +322,11 @@ StepEvent: TypeAlias = (
 def _moved(state: StepState, event: StepEvent) -> StepState:
     status = STEP_MOVES.get((state.status, event.type))
     if status is None:
-        raise JournalError(
-            "J-204", f"`{event.type}` is illegal for step `{event.path}`, which is {state.status}"
-        )
+        raise JournalError("J-204", f"`{event.type}` is illegal for step `{event.path}`, which is {state.status}")
     return _filled(replace(state, status=status), event)
 
 
-def _filled(state: StepState, event: StepEvent) -> StepState:  # noqa: C901 - one flat case per event kind
+def _filled(state: StepState, event: StepEvent) -> StepState:  # noqa: C901, PLR0911 - one flat case per event kind
     match event:
         case StepResolved():
             return replace(state, arguments=event.arguments, verdict=event.verdict)

@@ -146,9 +146,7 @@ def answer(view: View) -> Labelled:
     """
     plan = view.plan
     if plan.answer is None:
-        last = next(
-            (v for v in map(view.outcome, reversed([s.id for s in plan.steps])) if _is_value(v)), None
-        )
+        last = next((v for v in map(view.outcome, reversed([s.id for s in plan.steps])) if _is_value(v)), None)
         return last if isinstance(last, Labelled) else Labelled()
     seen: dict[str, Labelled | Missing] = dict(scope(view, names(plan.answer)) or {})
     for name, value in seen.items():
@@ -185,6 +183,4 @@ def items(step: Step, scope_: Scope) -> Labelled:
         lines: list[Json] = [line for line in value.value.splitlines() if line.strip()]
         return Labelled(value=lines, label=value.overall())
     kind = type(value.value).__name__
-    raise PlanError(
-        "P-301", f"`for_each` of step `{step.id}` needs a list, but `{step.for_each}` is a {kind}"
-    )
+    raise PlanError("P-301", f"`for_each` of step `{step.id}` needs a list, but `{step.for_each}` is a {kind}")

@@ -108,9 +108,7 @@ def parse(text: str, catalogue: Mapping[str, Callee]) -> Plan | tuple[Problem, .
         shown = text.strip()[:60]
         return (Problem(code="P-101", message=f"the answer is not JSON ({error.msg}): `{shown}`"),)
     if not isinstance(answer, dict) or not isinstance(answer.get("steps"), list):
-        return (
-            Problem(code="P-102", message='the answer must be an object {"steps": [...], "answer": ...}'),
-        )
+        return (Problem(code="P-102", message='the answer must be an object {"steps": [...], "answer": ...}'),)
     steps: list[Step] = []
     problems: list[Problem] = []
     for index, raw in enumerate(answer["steps"], start=1):

@@ -2,7 +2,7 @@
 
 Rules of the file:
 - Pure: salts and times arrive as arguments.
-- A stored event is never rewritten; only its content (`salt` and `body` together) may be erased.
+- A stored event is never rewritten; only its content may be erased, leaving `body_hash` for `salt` and `body`.
 
 The chain, so that a run can be checked without this code. The `hash` of an event is the SHA-256 of the
 canonical JSON (RFC 8785) of the array
@@ -11,8 +11,8 @@ canonical JSON (RFC 8785) of the array
 
 where both hashes are lower-case hex and the one before the first event is 64 zeros; `run_seq` counts from 1,
 `at_us` is microseconds since 1970 UTC, and `body_hash` is the SHA-256 of `salt` followed by `body`, both as
-they are stored. The head of a run is the hash of its last event. A body is JSON if it starts with `{`, else
-the zlib form of JSON. Of an erased event neither salt nor body is left; its hash still holds.
+they are stored; it is stored itself only once they are erased. The head of a run is the hash of its last event.
+A body is JSON if it starts with `{`, else the zlib form of JSON.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class Entry(NamedTuple):
     schema: int
     salt: bytes | None
     body: bytes | None
-    body_hash: bytes
+    body_hash: bytes | None
+    """None as long as there are salt and body."""
     hash: bytes
 
 
@@ -88,8 +89,8 @@ def seal(
 ) -> tuple[Entry, Event]:
     """The link after `previous`, and the event as every reader will see it; `salt` is fresh randomness.
 
-    A run that goes on with that event does what it would do after a resume. Raises `J-117` if JSON cannot hold
-    the event.
+    A run that goes on with that event does what it would do after a resume. Raises `J-117` if JSON cannot
+    hold it.
     """
     try:
         body = EVENT.dump_json(event, by_alias=True)
@@ -102,8 +103,8 @@ def seal(
             error_class="invalid",
         ) from error
     body = zlib.compress(body) if len(body) > PACK_BYTES else body
-    entry = Entry(run_seq, to_us(at), event.type, SCHEMA, salt, body, salted(salt, body), b"")
-    return entry._replace(hash=_link(entry, previous, run_id)), event
+    entry = Entry(run_seq, to_us(at), event.type, SCHEMA, salt, body, None, b"")
+    return entry._replace(hash=_link(entry, salted(salt, body), previous=previous, run_id=run_id)), event
 
 
 def unseal(entry: Entry, run_id: str) -> Event:
@@ -146,10 +147,7 @@ def verify(run_id: str, entries: Iterable[Entry], *, events: int, head: bytes) -
     """Whether `entries` are the chain of `events` links that ends in `head`, and where they first are not."""
     last, count, erased, problem = START, 0, 0, ""
     for entry in entries:
-        if count == events:
-            problem = "it was added"
-        else:
-            problem = _problem(entry, count + 1, last, run_id)
+        problem = "it was added" if count == events else _problem(entry, count + 1, last, run_id)
         if not problem and count == events - 1 and entry.hash != head:
             problem = "the head of the run is another"
         if problem:
@@ -171,17 +169,18 @@ def _problem(entry: Entry, run_seq: int, previous: bytes, run_id: str) -> str:
     """What is wrong with `entry` as number `run_seq` after `previous`; empty if nothing is."""
     if entry.run_seq != run_seq:
         return "it is missing"
-    match entry.salt, entry.body:
-        case None, None:
-            pass
-        case bytes(salt), bytes(body) if salted(salt, body) == entry.body_hash:
+    match entry.salt, entry.body, entry.body_hash:
+        case bytes(salt), bytes(body), None:
+            body_hash = salted(salt, body)
+        case None, None, bytes(body_hash):
             pass
         case _:
             return "its content was changed"
-    return "" if _link(entry, previous, run_id) == entry.hash else "it, or its place, was changed"
+    is_linked = _link(entry, body_hash, previous=previous, run_id=run_id) == entry.hash
+    return "" if is_linked else "it, or its place, was changed"
 
 
-def _link(entry: Entry, previous: bytes, run_id: str) -> bytes:
+def _link(entry: Entry, body_hash: bytes, *, previous: bytes, run_id: str) -> bytes:
     header = (
         previous.hex(),
         run_id,
@@ -189,7 +188,7 @@ def _link(entry: Entry, previous: bytes, run_id: str) -> bytes:
         entry.at_us,
         entry.type,
         entry.schema,
-        entry.body_hash.hex(),
+        body_hash.hex(),
     )
-    # RFC 8785, because a header is one array of texts and small integers
+    # this is RFC 8785, since a header is one array of texts and small integers
     return hashlib.sha256(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()).digest()

@@ -148,7 +148,7 @@ def _number(db: sqlite3.Connection, query: str) -> int:
     return int(db.execute(query).fetchone()[0])
 
 
-_REFUSED: _Fault = ("J-110", "cannot be opened", "Name a file where you may write.", "unavailable")
+_REFUSED: _Fault = ("J-110", "cannot be opened for writing", "Name a file where you may write.", "unavailable")
 _DAMAGED: _Fault = ("J-111", "is damaged or no journal", "Put back a copy, or name another file.", "failed")
 _FULL: _Fault = ("J-113", "has no room on its disk", "Free some; nothing is half written.", "limit")
 _BUSY: _Fault = ("J-114", f"was kept by another process for {BUSY_S:.0f} s", "Try again.", "unavailable")

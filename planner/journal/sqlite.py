@@ -85,9 +85,7 @@ class SqliteJournal:
         self, lease: Lease, expected: int, events: Sequence[Event], *, at: datetime, durable: bool = True
     ) -> tuple[Recorded, ...]:
         """One transaction; then the subscribers of this process are woken."""
-        recorded = await self._database.write(
-            lambda db: _append(db, lease, expected, events, at=at, durable=durable)
-        )
+        recorded = await self._database.write(lambda db: _append(db, lease, expected, events, at=at, durable=durable))
         if (grown := self._grown.pop(lease.run_id, None)) is not None:
             grown.set()
         return recorded
@@ -101,9 +99,7 @@ class SqliteJournal:
         """Reads on when this process appended, and every `POLL_S` for the others."""
         while True:
             grown = self._grown.setdefault(run_id, asyncio.Event())
-            is_over, batch = await self._database.read(
-                partial(_tail, run_id=run_id, after=after, limit=BATCH)
-            )
+            is_over, batch = await self._database.read(partial(_tail, run_id=run_id, after=after, limit=BATCH))
             for recorded in batch:
                 yield recorded
                 after = recorded.run_seq
@@ -156,7 +152,7 @@ def _create_tables(db: sqlite3.Connection) -> None:
         CREATE TABLE events (
             seq INTEGER PRIMARY KEY, run INTEGER NOT NULL, run_seq INTEGER NOT NULL,
             at_us INTEGER NOT NULL, type TEXT NOT NULL, schema INTEGER NOT NULL,
-            salt BLOB, body BLOB, body_hash BLOB NOT NULL, hash BLOB NOT NULL,
+            salt BLOB, body BLOB, body_hash BLOB, hash BLOB NOT NULL,
             UNIQUE (run, run_seq)
         )""")
     db.execute("""
@@ -235,8 +231,7 @@ def _expiry_us() -> int:
 def _create(db: sqlite3.Connection, run_id: str, owner: str) -> Lease:
     with transaction(db):
         made = db.execute(
-            "INSERT OR IGNORE INTO runs"
-            " VALUES (NULL, ?, ?, 0, ?, '', 'running', '[]', 0, 0, 1, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO runs VALUES (NULL, ?, ?, 0, ?, '', 'running', '[]', 0, 0, 1, ?, ?, ?, ?, ?)",
             (run_id, os.urandom(16), chain.START, *_claim(owner)),
         )
     if made.rowcount == 0:
@@ -310,9 +305,7 @@ def _append(
             )
         head, recorded = run.head, []
         for run_seq, event in enumerate(events, start=expected + 1):
-            entry, kept = chain.seal(
-                event, os.urandom(16), previous=head, run_id=run.run_id, run_seq=run_seq, at=at
-            )
+            entry, kept = chain.seal(event, os.urandom(16), previous=head, run_id=run.run_id, run_seq=run_seq, at=at)
             row = db.execute("INSERT INTO events VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (run.run, *entry))
             recorded.append(_recorded(row.lastrowid or 0, run.run_id, entry, kept))
             head = entry.hash
@@ -357,14 +350,11 @@ def _recorded(seq: int, run_id: str, entry: Entry, event: Event) -> Recorded:
     )
 
 
-def _tail(
-    db: sqlite3.Connection, run_id: str, after: int, *, limit: int
-) -> tuple[bool, tuple[Recorded, ...]]:
+def _tail(db: sqlite3.Connection, run_id: str, after: int, *, limit: int) -> tuple[bool, tuple[Recorded, ...]]:
     """Whether the run is over, and its events beyond `after`."""
     run = _find(db, run_id)  # before the events: what is over by now gets no more of them
     return run.status in FINAL, tuple(
-        _recorded(seq, run_id, entry, chain.unseal(entry, run_id))
-        for seq, entry in _entries(db, run, after, limit)
+        _recorded(seq, run_id, entry, chain.unseal(entry, run_id)) for seq, entry in _entries(db, run, after, limit)
     )
 
 

@@ -9,7 +9,7 @@ Rules of the file:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple
@@ -21,9 +21,7 @@ from planner.llm.model import Ask, CassetteMiss
 class UnavailableError(ModelError):
     """A fault that may pass by itself; `retry_after_s` is how long the provider asks to wait."""
 
-    def __init__(
-        self, code: str, message: str, *, hint: str = "", retry_after_s: float | None = None
-    ) -> None:
+    def __init__(self, code: str, message: str, *, hint: str = "", retry_after_s: float | None = None) -> None:
         super().__init__(code, message, hint=hint, error_class="unavailable")
         self.retry_after_s = retry_after_s
 
@@ -49,9 +47,7 @@ UNREADABLE = Cause("M-109", "failed", "sent no readable answer", "Try again, or 
 CUT_OFF = Cause("M-110", "limit", "was cut off by its token limit", "Ask for less, or raise `max_tokens`.")
 WRONG = Cause("M-112", "invalid", "does not take the request", "Its settings may not fit this model.")
 NO_CREDIT = Cause("M-113", "limit", "is out of credit", "Top up the account, or choose another model.")
-NO_PACKAGE = Cause(
-    "M-114", "invalid", "needs a package that is not installed", "Install it, or choose another."
-)
+NO_PACKAGE = Cause("M-114", "invalid", "needs a package that is not installed", "Install it, or choose another.")
 
 BY_CLASS: Sequence[tuple[frozenset[str], Cause]] = (
     (frozenset({"TimeoutError", "TimeoutException", "Timeout"}), SLOW),
@@ -64,6 +60,7 @@ BY_TEXT: Sequence[tuple[re.Pattern[str], Cause]] = (
     (re.compile(r"missing (\w+ )?(credentials|api key)", re.IGNORECASE), KEY),
     (re.compile(r"llm provider not provided", re.IGNORECASE), UNKNOWN),
     (re.compile(r"insufficient_quota|credit balance", re.IGNORECASE), NO_CREDIT),
+    (re.compile(r"context.(length|size|window)|prompt is too long", re.IGNORECASE), TOO_LONG),
     (re.compile(r"content_policy_violation|safety system", re.IGNORECASE), REFUSED),
 )
 BY_STATUS = {
@@ -85,7 +82,7 @@ _KEYLIKE = re.compile(
 )
 
 
-def fault(error: BaseException, ask: Ask, *, name: str, secret: str | None) -> ModelError:
+def fault(error: BaseException, ask: Ask, *, name: str, secrets: Iterable[str]) -> ModelError:
     """The error to raise in place of `error`, which the model `name` or the way to it caused."""
     links = tuple(chain(error))
     if any(type(link).__name__ in MISSES for link in links):
@@ -95,7 +92,7 @@ def fault(error: BaseException, ask: Ask, *, name: str, secret: str | None) -> M
             hint="Record again, or undo what changed the request.",
         )
     cause = cause_of(links)
-    said = redacted(_gist(links[-1 if cause is UNREACHABLE else 0]), secret=secret)
+    said = redacted(_gist(links[-1 if cause is UNREACHABLE else 0]), secrets=secrets)[:300]
     message = f"model `{name}` {cause.says}" + (f": {said}" if said else "")
     if cause.error_class == "unavailable":
         return UnavailableError(cause.code, message, hint=cause.hint, retry_after_s=_retry_after_s(links))
@@ -159,12 +156,12 @@ def _gist(error: BaseException) -> str:
     """One line of what a provider said."""
     text = str(error)
     quoted = _QUOTED.search(text)
-    line = quoted[1] if quoted else _PREFIXES.sub("", text).strip().split("\n", 1)[0]
-    return line[:300]
+    return (quoted[1] if quoted else _PREFIXES.sub("", text).strip().split("\n", 1)[0]).rstrip(". ")
 
 
-def redacted(text: str, *, secret: str | None) -> str:
-    """`text` without `secret` and without anything that has the look of a key."""
-    if secret and len(secret) >= 8:
-        text = text.replace(secret, "[key]")
+def redacted(text: str, *, secrets: Iterable[str]) -> str:
+    """`text` without `secrets` (of eight characters or more) and without anything that looks like a key."""
+    for secret in secrets:
+        if len(secret) >= 8:
+            text = text.replace(secret, "[key]")
     return _KEYLIKE.sub("[key]", text)

@@ -104,7 +104,7 @@ class LiteLLMModel:
         self.tape = tape
         self._model = model
         self._reach = {"api_base": api_base, "api_key": api_key, "timeout": timeout_s}
-        self._secret = api_key
+        self._key = api_key
         self._price = (prices or {}).get(self.name) or (prices or {}).get(model)
         self._timeout_s = timeout_s
         self._max_parallel = max_parallel
@@ -196,12 +196,16 @@ class LiteLLMModel:
                 async with asyncio.timeout(self._timeout_s):
                     response = await send(**request, **self._reach, **once)
             except (openai.OpenAIError, TimeoutError) as error:
-                problem = fault(error, ask, name=self.name, secret=self._secret)
+                problem = fault(error, ask, name=self.name, secrets=self._secrets())
             else:
                 assert isinstance(response, litellm.ModelResponse)
                 return self._completion(request, response, seconds=time.perf_counter() - started)
         # Raised here and not above, so that it does not drag the provider's exception along, keys and all.
         raise problem
+
+    def _secrets(self) -> set[str]:
+        """Keys that a provider might repeat: the one given, and those that litellm takes from the environment."""
+        return {self._key or "", *(os.environ[name] for name in os.environ if name.endswith("_API_KEY"))}
 
     def _request(self, ask: Ask) -> dict[str, Json]:
         """What is said to the model; it is recorded, so nothing about who says it or where belongs in it."""
@@ -213,20 +217,14 @@ class LiteLLMModel:
             "seed": ask.seed,
         }
         schema = ask.answer_schema
-        match self.profile.rendering:
-            case "grammar" if schema is None:
-                request["extra_body"] = {"cache_prompt": True}
-            case "grammar":
-                request["extra_body"] = {"cache_prompt": True, "grammar": grammar(schema)}
-            case "strict" if schema is not None:
-                request["response_format"] = response_format(schema)
-            case _:
-                pass
+        if self.profile.rendering == "grammar":
+            told: dict[str, Json] = {} if schema is None else {"grammar": grammar(schema)}
+            request["extra_body"] = {"cache_prompt": True, **told}
+        elif self.profile.rendering == "strict" and schema is not None:
+            request["response_format"] = response_format(schema)
         return request
 
-    def _completion(
-        self, request: Mapping[str, Json], response: ModelResponse, *, seconds: float
-    ) -> Completion:
+    def _completion(self, request: Mapping[str, Json], response: ModelResponse, *, seconds: float) -> Completion:
         if not response.choices:
             raise self._bad(UNREADABLE)
         choice = response.choices[0]
@@ -278,9 +276,7 @@ class LiteLLMModel:
             completions=answers,
         )
 
-    def _typed_fault(
-        self, error: BaseException, response_model: type[T], tries: list[Completion]
-    ) -> PlannerError:
+    def _typed_fault(self, error: BaseException, response_model: type[T], tries: list[Completion]) -> PlannerError:
         for link in chain(error):
             if isinstance(link, AnswerError):
                 link.completions = (*tries, *link.completions)
@@ -328,8 +324,10 @@ def _imported() -> None:
     for name, value in HYGIENE.items():
         os.environ.setdefault(name, value)
     import litellm
+    import openai.resources
     import tenacity  # noqa: F401
 
+    assert openai.resources  # else the client imports them on the first call, while everything waits
     litellm.suppress_debug_info = True
     litellm.disable_hf_tokenizer_download = True
     for name in ("LiteLLM", "LiteLLM Proxy", "LiteLLM Router"):

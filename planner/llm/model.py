@@ -49,7 +49,7 @@ class Ask(Frozen):
 
     role: str
     """Who asks: `planner`, `writer`, `extractor`, ...; for telemetry and cassettes."""
-    messages: tuple[Message, ...]
+    messages: tuple[Message, ...] = Field(min_length=1)
     answer_schema: Json = None
     """The JSON schema of the answer; None asks for text."""
     max_tokens: int = Field(default=1024, ge=1)
@@ -176,8 +176,7 @@ def misfit(
     where = "; ".join(f"{'.'.join(map(str, part['loc'])) or 'answer'}: {part['msg']}" for part in parts[:3])
     return AnswerError(
         "M-111",
-        f"model `{name}` answered {len(tries)} times with something that is no `{response_model.__name__}`"
-        f" ({where})",
+        f"model `{name}` answered {len(tries)} times with something that is no `{response_model.__name__}` ({where})",
         hint="Use a stronger model, or a simpler answer.",
         completions=tuple(tries),
     )
@@ -225,9 +224,7 @@ class ScriptedModel:
             seconds=self._delay_s,
             model=self.name,
         )
-        return Completion(
-            text=text, usage=usage, exchange=[{"request": ask.model_dump(mode="json"), "answer": text}]
-        )
+        return Completion(text=text, usage=usage, exchange=[{"request": ask.model_dump(mode="json"), "answer": text}])
 
     async def typed(self, ask: Ask, response_model: type[T]) -> tuple[T, tuple[Completion, ...]]:
         """The script's next answer as a `response_model`, with one more try when it does not fit."""
@@ -253,11 +250,10 @@ class ScriptedModel:
         if callable(self._answers):
             return self._answers
         if len(self.asks) > len(self._answers):
-            last = ask.messages[-1].content if ask.messages else ""
             raise ModelError(
                 "M-140",
                 f"the script of `{self.name}` has {len(self._answers)} answers, and role `{ask.role}` asked"
-                f" for one more: `{last[-200:]}`",
+                f" for one more: `{ask.messages[-1].content[-200:]}`",
                 hint="Add an answer to the script, or find out who asks once too often.",
                 error_class="invalid",
             )

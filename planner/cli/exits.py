@@ -1,0 +1,36 @@
+"""What a shell is told: one exit code per outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from planner.errors import ModelError, PlanError, PlannerError, PolicyError, ToolError, UserError
+
+EXITS: Mapping[str, int] = {
+    "completed": 0,
+    "unverified": 0,
+    "planned": 0,
+    "internal error": 1,
+    "usage": 2,
+    "rejected": 3,
+    "denied": 4,
+    "over_budget": 5,
+    "failed": 6,
+    "waiting": 7,
+    "running": 7,  # left open by `--plan-only` or a second Ctrl-C, and to be resumed
+    "cancelled": 130,
+}
+"""By the status of a run, or by what kept it from starting."""
+
+
+def exit_of(error: PlannerError) -> int:
+    """The code for an error that no run has taken in."""
+    match error:
+        case UserError() | PlanError():
+            return EXITS["usage"]
+        case PolicyError():
+            return EXITS["denied"]
+        case ModelError() | ToolError():
+            return EXITS["failed"]
+        case _:
+            return EXITS["internal error"]

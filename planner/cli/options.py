@@ -1,0 +1,276 @@
+"""A command line in, one typed value out.
+
+Rules of the file:
+- Nothing of the runtime is imported, so that help and usage errors come at once.
+- The first word that is not an option picks the verb; if it is none, the words are a goal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, NoReturn
+
+from planner.cli.exits import EXITS
+from planner.errors import UserError
+
+
+class Options(argparse.Namespace):
+    """What was asked for. Each verb reads the part that it declares; the rest keeps its default."""
+
+    verb: str
+    words: tuple[str, ...]
+    """The verb's arguments: a goal, an id, a name, ..."""
+    workspace: Path | None = None
+    assistant: Path | None = None
+    state: Path | None = None
+    model: str | None = None
+    is_json: bool = False
+    is_agreed: bool = False
+    is_plan_only: bool = False
+    is_dry_run: bool = False
+    on_ask: Literal["prompt", "wait", "deny"] | None = None
+    success: str | None = None
+    file: Path | None = None
+    limit: int = 20
+
+
+OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "--workspace": {
+        "metavar": "DIR",
+        "type": Path,
+        "help": "the folder whose files tools may touch (default: the working directory)",
+    },
+    "--assistant": {
+        "metavar": "DIR",
+        "type": Path,
+        "help": "an assistant's folder; to name it is consent to load its code",
+    },
+    "--state": {
+        "metavar": "DIR",
+        "type": Path,
+        "help": "where runs are kept (default: PLANNER_STATE, else the user's state folder)",
+    },
+    "--model": {
+        "metavar": "M",
+        "help": "a model by its litellm name, such as openai/gpt-5-mini, or `local`",
+    },
+    "--success": {"metavar": "TEXT", "help": "what must hold in the end, in words or as ${expression}"},
+    "--plan-only": {
+        "action": "store_true",
+        "dest": "is_plan_only",
+        "help": "plan, check and show the plan; run nothing",
+    },
+    "--dry-run": {
+        "action": "store_true",
+        "dest": "is_dry_run",
+        "help": "the same, and list what running the plan would change",
+    },
+    "--on-ask": {
+        "choices": ("prompt", "wait", "deny"),
+        "help": "what to do with a call that needs approval (default: prompt on a terminal, else deny)",
+    },
+    "--yes": {
+        "action": "store_true",
+        "dest": "is_agreed",
+        "help": "agree to downloads; never to effects, and never to code",
+    },
+    "--json": {
+        "action": "store_true",
+        "dest": "is_json",
+        "help": "for programs: JSON on standard output, one event a line for a run",
+    },
+    "--from": {"metavar": "FILE", "type": Path, "dest": "file", "help": "copy the weights from this file"},
+    "--limit": {"metavar": "N", "type": int, "help": "at most so many (default: 20)"},
+}
+VALUED = frozenset(name for name, option in OPTIONS.items() if "action" not in option)
+"""The options that take the next word."""
+
+
+class Verb(NamedTuple):
+    """Something the command line can do; `arguments` as usage lines write them."""
+
+    arguments: str
+    summary: str
+    options: tuple[str, ...]
+
+
+_PLACES = ("--assistant", "--state", "--json")
+VERBS: Mapping[str, Verb] = {
+    "run": Verb(
+        "GOAL...",
+        "reach a goal; the word `run` may be left out",
+        (
+            "--workspace",
+            *("--assistant", "--state", "--model", "--success"),
+            *("--plan-only", "--dry-run", "--on-ask", "--yes", "--json"),
+        ),
+    ),
+    "runs list": Verb("", "the runs so far, newest first", ("--state", "--limit", "--json")),
+    "runs show": Verb("ID", "one run: its plan, steps, criteria and costs", ("--state", "--json")),
+    "runs resume": Verb(
+        "ID",
+        "go on with a run that was stopped, or that waits",
+        ("--assistant", "--state", "--model", "--on-ask", "--yes", "--json"),
+    ),
+    "tools list": Verb("", "what plans may call, and whether you may", _PLACES),
+    "tools show": Verb("NAME", "one tool or agent in full", _PLACES),
+    "tools search": Verb("WORD...", "the tools and agents that fit best", _PLACES),
+    "models list": Verb("", "the local models, and what is here of them", ("--state", "--json")),
+    "models pull": Verb("[ALIAS]", "download a local model", ("--from", "--yes", "--json")),
+    "models remove": Verb("ALIAS", "delete a local model", ("--json",)),
+    "models stop": Verb("", "stop the server of the local model", ("--state", "--json")),
+    "doctor": Verb(
+        "", "is everything there that is needed?", ("--assistant", "--state", "--model", "--workspace", "--json")
+    ),
+    "init": Verb("DIR", "make a folder for an assistant of your own", ("--json",)),
+}
+GROUPS = frozenset(name.partition(" ")[0] for name in VERBS if " " in name)
+"""Verbs of two words; the second is `list` if it is left out."""
+
+_NEAR = 0.8
+"""How alike two words must be for the one to pass as a misspelt other (`difflib.SequenceMatcher.ratio`)."""
+
+
+def parse(argv: Sequence[str]) -> Options:
+    """What the words ask for. Prints help and raises `SystemExit` if they ask for that.
+
+    Raises `UserError` U-401 for an unknown verb, U-402 for a wrong option, U-403 for missing or extra words.
+    """
+    positions = tuple(_positions(argv))
+    verb, used = _verb(argv, positions)
+    words = tuple(argv[i] for i in positions[used:])
+    end = argv.index("--") if "--" in argv else len(argv)
+    given = [word for i, word in enumerate(argv[:end]) if i not in positions]
+    parser = _Parser(verb, is_whole=not positions)
+    options, unknown = parser.parse_known_args(given, Options(verb=verb, words=words))
+    if unknown:
+        raise _unknown(verb, unknown[0])
+    _check_words(verb, words)
+    return options
+
+
+def _positions(argv: Sequence[str]) -> Iterator[int]:
+    """Where the words stand that are neither options nor their values."""
+    index = 0
+    while index < len(argv):
+        word = argv[index]
+        if word == "--":
+            yield from range(index + 1, len(argv))
+            return
+        if word == "-" or not word.startswith("-"):
+            yield index
+        index += 2 if word in VALUED else 1
+
+
+def _verb(argv: Sequence[str], positions: Sequence[int]) -> tuple[str, int]:
+    """The verb, and how many words name it: none if they are a goal."""
+    if not positions or "--" in argv[: positions[0]]:
+        return "run", 0
+    first, *rest = (argv[i] for i in positions)
+    if first in VERBS:
+        return first, 1
+    if first in GROUPS:
+        second = rest[0] if rest else "list"
+        if f"{first} {second}" in VERBS:
+            return f"{first} {second}", 1 + bool(rest)
+        known = [name.partition(" ")[2] for name in VERBS if name.startswith(f"{first} ")]
+        raise UserError(
+            "U-401",
+            f"`planner {first}` knows {', '.join(known)}, not `{second}`",
+            hint=f'If it is a goal: planner run "{first} {second} ...".',
+            choices=tuple(known),
+        )
+    near = difflib.get_close_matches(first, {*VERBS, *GROUPS}, n=1, cutoff=_NEAR)
+    if near:
+        raise UserError(
+            "U-401",
+            f"`{first}` is no verb; did you mean `planner {near[0]}`?",
+            hint=f'If it is a goal: planner run "{first}".',
+            choices=tuple(near),
+        )
+    return "run", 0
+
+
+def _check_words(verb: str, words: tuple[str, ...]) -> None:
+    arguments = VERBS[verb].arguments
+    needed = int(arguments != "" and not arguments.startswith("["))
+    if len(words) < needed:
+        what = "no goal was given" if verb == "run" else f"`planner {verb}` needs {arguments.strip('.')}"
+        example = 'planner "Summarise notes.txt into summary.txt"' if verb == "run" else f"planner {verb} {arguments}"
+        raise UserError("U-403", what, hint=f"Write {example}, or see `planner --help`.")
+    if not arguments.endswith("...") and len(words) > (arguments != ""):
+        extra = words[int(arguments != "")]
+        raise UserError("U-403", f"`planner {verb}` has no use for `{extra}`", hint=f"See `planner {verb} --help`.")
+
+
+def _unknown(verb: str, option: str) -> UserError:
+    name = option.partition("=")[0]
+    known = VERBS[verb].options
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"Did you mean `{near[0]}`?" if near else f"It knows {', '.join(known)}."
+    if verb == "run":
+        hint += " A goal that begins with a dash stands behind `--`."
+    return UserError("U-402", f"`planner {verb}` has no option `{name}`", hint=hint, choices=known)
+
+
+# ---- help --------------------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reads the options of one verb; `is_whole` makes its help that of the whole command."""
+
+    def __init__(self, verb: str, *, is_whole: bool) -> None:
+        arguments, summary, names = VERBS[verb]
+        usage = (
+            "planner [options] GOAL\n       planner VERB ..." if is_whole else f"planner {verb} [options] {arguments}"
+        )
+        super().__init__(
+            usage=usage.rstrip(),
+            description=_INTRODUCTION if is_whole else f"{summary[0].upper()}{summary[1:]}.",
+            epilog=_epilog() if is_whole else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            argument_default=argparse.SUPPRESS,
+            allow_abbrev=False,
+        )
+        for name in names:
+            self.add_argument(name, **OPTIONS[name])
+        if is_whole:
+            self.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+
+    def error(self, message: str) -> NoReturn:
+        """Raises `UserError` U-402 instead of printing and exiting: the caller knows who listens."""
+        raise UserError("U-402", message.removeprefix("argument "), hint="See `planner --help`.")
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            parser.exit(0, f"planner {version('planner-runtime')}\n")
+        except PackageNotFoundError:
+            parser.exit(0, "planner, not installed\n")
+
+
+_INTRODUCTION = """\
+A goal in plain words becomes a plan, the plan is checked, and then it runs.
+
+  planner "Summarise notes.txt into summary.txt"
+  planner --plan-only "Count the words of every file in docs"
+  cat goal.txt | planner --json -
+"""
+
+
+def _epilog() -> str:
+    titles = {name: f"{name} {verb.arguments}".rstrip() for name, verb in VERBS.items()}
+    width = max(map(len, titles.values())) + 2
+    verbs = "\n".join(f"  {titles[name]:{width}}{verb.summary}" for name, verb in VERBS.items())
+    codes: dict[int, list[str]] = {}
+    for outcome, code in EXITS.items():
+        if outcome not in {"planned", "running"}:
+            codes.setdefault(code, []).append(outcome.replace("_", " "))
+    exits = ", ".join(f"{code} {' or '.join(outcomes)}" for code, outcomes in codes.items())
+    return f"verbs:\n{verbs}\n\nexit codes: {exits}"

@@ -1,0 +1,207 @@
+"""The tools of a run by name, and the only way to call them.
+
+Rules of the file:
+- Arguments are validated before a call and the result after it; what is refused before a call has no effect.
+- An unexpected exception is a failure of a tool that only reads, and leaves the effect of any other in doubt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import inspect
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from planner.core.catalog import Callee, Catalogue, Parameter
+from planner.core.labels import Json
+from planner.errors import JournalError, PlannerError, ToolError, UserError
+from planner.tools.declaration import Tool, ToolContext, registered
+from planner.tools.folder import load
+
+R = TypeVar("R")
+
+
+class ToolInDoubt(PlannerError):  # noqa: N818 (an outcome, as `StepInDoubt` is)
+    """An effect was begun, and nobody knows whether it happened."""
+
+
+@dataclass(frozen=True)
+class Toolbox:
+    """Tools by name."""
+
+    tools: Mapping[str, Tool] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, *functions: Callable[..., object]) -> Toolbox:
+        """The functions as tools called `<module>.<function>`. Raises `UserError` T-103 to T-108."""
+        made = [registered(function) for function in functions]
+        return cls().merged(*(cls({tool.callee.name: tool}) for tool in made))
+
+    @classmethod
+    def load(cls, folder: Path, *, only: Iterable[str] | None = None) -> Toolbox:
+        """The tools of a folder, whose files it runs; `only` these names or patterns, such as `files.*`.
+
+        Raises `UserError` T-101 to T-109.
+        """
+        patterns = ("*",) if only is None else tuple(only)
+        areas = [pattern.partition(".")[0] for pattern in patterns]
+        functions = load(folder, wanted=lambda stem: any(fnmatchcase(stem, area) for area in areas))
+        box = cls.of(*functions)
+        return box if only is None else _chosen(box, patterns)
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The callees by name."""
+        return {name: tool.callee for name, tool in self.tools.items()}
+
+    def merged(self, *others: Toolbox) -> Toolbox:
+        """These tools and the others'. Raises `UserError` T-104 if two have one name."""
+        tools = dict(self.tools)
+        for other in others:
+            for name, tool in other.tools.items():
+                if tools.setdefault(name, tool) is not tool:
+                    hint = "Rename one, or leave one out."
+                    raise UserError("T-104", f"two tools are called `{name}`", hint=hint)
+        return Toolbox(MappingProxyType(tools))
+
+    async def call(self, name: str, arguments: Mapping[str, Json], context: ToolContext) -> Json:
+        """The tool's result as JSON; a function that is not `async` runs in a thread.
+
+        Raises `ToolError` if it failed without effect, `ToolInDoubt` if nobody knows.
+        """
+        tool = self._tool(name)
+        return await _performed(tool, tool.function, arguments, context, lambda result: _dumped(tool, result))
+
+    async def probe(self, name: str, arguments: Mapping[str, Json], context: ToolContext) -> bool | None:
+        """Whether an effect in doubt happened; None if the tool cannot tell."""
+        tool = self._tool(name)
+        if tool.probe is None:
+            return None
+        try:
+            return await _performed(tool, tool.probe, arguments, context, _truth)
+        except (ToolError, ToolInDoubt):
+            return None
+
+    async def undo(self, name: str, arguments: Mapping[str, Json], context: ToolContext) -> None:
+        """Takes an effect back. Raises `ToolError` if that cannot be done, `ToolInDoubt` if nobody knows."""
+        tool = self._tool(name)
+        if tool.undo is None:
+            raise ToolError("T-207", f"`{name}` cannot be undone", error_class="invalid")
+        await _performed(tool, tool.undo, arguments, context, lambda _: None)
+
+    def _tool(self, name: str) -> Tool:
+        if name not in self.tools:
+            near = tuple(difflib.get_close_matches(name, self.tools, n=3))
+            raise ToolError("T-201", f"there is no tool `{name}`", error_class="missing", choices=near)
+        return self.tools[name]
+
+
+def _chosen(box: Toolbox, patterns: tuple[str, ...]) -> Toolbox:
+    """The tools that match a pattern. Raises `UserError` T-109 for a pattern that matches none."""
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in box.tools):
+            near = tuple(difflib.get_close_matches(pattern, box.tools, n=3))
+            hint = f"Did you mean {' or '.join(near)}?" if near else "Name tools as `file.function`."
+            raise UserError("T-109", f"no tool is called `{pattern}`", hint=hint, choices=near)
+    return Toolbox({n: t for n, t in box.tools.items() if any(fnmatchcase(n, pattern) for pattern in patterns)})
+
+
+def _bound(
+    tool: Tool, function: Callable[..., object], arguments: Mapping[str, Json], context: ToolContext
+) -> dict[str, object]:
+    """The validated arguments of a call. Raises `ToolError` T-202, T-203 or T-206."""
+    name, parameters = tool.callee.name, tool.callee.parameters
+    names = tuple(parameter.name for parameter in parameters)
+    for unknown in arguments.keys() - set(names):
+        what = f"`{name}` has no argument `{unknown}`; it has {', '.join(names) or 'none'}"
+        raise ToolError("T-202", what, error_class="invalid", choices=names)
+    given: dict[str, object] = {}
+    for parameter in parameters:
+        value = arguments.get(parameter.name)
+        if parameter.required and parameter.name not in arguments:
+            what = f"`{name}` needs the argument `{parameter.name}` ({parameter.type})"
+            raise ToolError("T-202", what, error_class="invalid", choices=names)
+        is_left_out = value is None and not parameter.required
+        given[parameter.name] = parameter.default if is_left_out else _validated(tool, parameter, value)
+    if "context" in inspect.signature(function).parameters and "context" not in names:
+        given["context"] = _scoped(tool.callee, context)
+    return given
+
+
+def _validated(tool: Tool, parameter: Parameter, value: Json) -> object:
+    try:
+        return tool.arguments[parameter.name].validate_python(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        inside = ".".join(str(part) for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
+        shown = json.dumps(value, ensure_ascii=False)
+        what = f"argument `{parameter.name}` of `{tool.callee.name}` is `{shown:.60}`"
+        raise ToolError(
+            "T-203",
+            f"{what}, expected {parameter.type}: {f'{inside}: ' if inside else ''}{reason}",
+            error_class="invalid",
+            choices=parameter.choices,
+        ) from error
+
+
+def _scoped(callee: Callee, context: ToolContext) -> ToolContext:
+    """The context with no other secrets than the declared ones."""
+    for name in callee.declaration.secrets:
+        if name not in context.secrets:
+            what = f"`{callee.name}` needs the secret `{name}`, which is not set"
+            raise ToolError("T-206", what, error_class="invalid", hint="Set it in the environment.")
+    return replace(context, secrets={name: context.secrets[name] for name in callee.declaration.secrets})
+
+
+async def _performed(
+    tool: Tool,
+    function: Callable[..., Any],
+    arguments: Mapping[str, Json],
+    context: ToolContext,
+    finish: Callable[[object], R],
+) -> R:
+    given = _bound(tool, function, arguments, context)
+    if inspect.iscoroutinefunction(function):
+        with _boundary(tool.callee):
+            return finish(await function(**given))
+
+    def run() -> R:
+        with _boundary(tool.callee):
+            return finish(function(**given))
+
+    return await asyncio.to_thread(run)
+
+
+@contextmanager
+def _boundary(callee: Callee) -> Iterator[None]:
+    """Turns what a tool raises unexpectedly into a failure, or into doubt where it may have had an effect."""
+    try:
+        yield
+    except (ToolError, ToolInDoubt, JournalError):
+        raise
+    except Exception as error:
+        what = f"`{callee.name}` raised {type(error).__name__}: {error}"
+        if callee.is_reading:
+            raise ToolError("T-204", what, hint="This is a fault of the tool.") from error
+        raise ToolInDoubt("T-205", what, hint="Look whether the effect happened.") from error
+
+
+def _dumped(tool: Tool, result: object) -> Json:
+    """The result as JSON. Raises `ValueError` if it is not what the tool declares, or is no JSON."""
+    value: Json = tool.result.dump_python(tool.result.validate_python(result), mode="json")
+    json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    return value
+
+
+def _truth(result: object) -> bool | None:
+    return result if isinstance(result, bool) else None

@@ -1,0 +1,541 @@
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import py_compile
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from planner.core.catalog import Declaration
+from planner.core.labels import Integrity, Json
+from planner.errors import JournalError, ToolError, UserError
+from planner.tools import FilePath, Number, Toolbox, ToolContext, ToolInDoubt, folder_hash, tool
+
+
+class Part(BaseModel):
+    name: str
+    count: int = 1
+
+
+def context(secrets: Mapping[str, str] | None = None) -> ToolContext:
+    return ToolContext(Path(), "key", lambda _name, _content: None, lambda _name: None, secrets or {})
+
+
+def call(function: Callable[..., object], /, **arguments: Json) -> Json:
+    box = Toolbox.of(function)
+    return asyncio.run(box.call(next(iter(box.tools)), arguments, context()))
+
+
+def declared(function: Callable[..., object]) -> Declaration:
+    return next(iter(Toolbox.of(function).catalogue.values())).declaration
+
+
+def put(folder: Path, **files: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    for stem, source in files.items():
+        (folder / f"{stem}.py").write_text(source)
+    return folder
+
+
+GREET = '''
+from planner.tools import tool
+
+@tool(effect="pure")
+def greet(name: str) -> str:
+    """Greet somebody."""
+    return f"Hello, {name}!"
+'''
+
+
+# what a function says about itself
+
+
+@tool(effect="read", resource=("file:{path}",), control={"path": "bounded"}, keywords=("tail",), converts=True)
+def last_(path: FilePath, count: int = 1, unit: Literal["lines", "words"] = "lines") -> list[str]:
+    """The end of a file.
+
+    More about it.
+
+    Args:
+        path: which file
+        count: how many
+
+    Returns:
+        the end
+    """
+    return [path] * count + [unit]
+
+
+def test_a_function_becomes_a_callee_as_its_signature_and_docstring_say() -> None:
+    callee = Toolbox.of(last_).catalogue["test_tools.last"]
+    assert (callee.kind, callee.summary, callee.result) == ("tool", "The end of a file", "list[text]")
+    assert (callee.converts, callee.keywords) == (True, ("tail",))
+    assert [(p.name, p.type, p.required, p.default, p.description, p.choices) for p in callee.parameters] == [
+        ("path", "path", True, None, "which file", ()),
+        ("count", "integer", False, 1, "how many", ()),
+        ("unit", "text", False, "lines", "", ("lines", "words")),
+    ]
+
+
+def test_an_argument_that_nothing_is_said_of_is_payload() -> None:
+    declaration = declared(last_)
+    assert declaration.control == {"path": Integrity.BOUNDED}
+    assert declaration.payload == ("count", "unit")
+    assert declaration.resource == ("file:{path}",)
+
+
+def test_a_tool_that_declares_nothing_is_taken_for_the_worst() -> None:
+    @tool
+    def mystery(a: str, b: int = 0) -> str:
+        """Do something."""
+        return a * b
+
+    assert declared(mystery) == Declaration(control={"a": Integrity.TRUSTED, "b": Integrity.TRUSTED})
+    assert declared(mystery).effect == "execute"
+
+
+def test_a_pure_tool_touches_no_resource() -> None:
+    @tool(effect="pure")
+    def double(n: int) -> int:
+        """Twice as much."""
+        return 2 * n
+
+    assert declared(double).resource == ()
+
+
+def test_a_tool_that_can_be_undone_is_reversible() -> None:
+    def back(name: str) -> None: ...
+
+    @tool(effect="delete", control={"name": "trusted"}, undo=back)
+    def drop(name: str) -> None:
+        """Drop it."""
+
+    assert declared(drop).reversible
+    assert declared(drop).undo == "back"
+
+
+def test_the_version_changes_with_the_declaration_only() -> None:
+    def versions(effect: Literal["pure", "read"]) -> str:
+        @tool(effect=effect)
+        def same(n: int) -> int:
+            """The same."""
+            return n
+
+        return next(iter(Toolbox.of(same).catalogue.values())).version
+
+    assert versions("pure") == versions("pure") != versions("read")
+
+
+def test_a_function_typed_into_a_console_is_a_tool_too() -> None:
+    typed: dict[str, Any] = {"__name__": "console", "tool": tool}
+    exec('@tool(effect="pure")\ndef twice(n: int) -> int:\n  """Twice."""\n  return 2 * n\n', typed)
+    assert call(typed["twice"], n=2) == 4
+    assert Toolbox.of(typed["twice"]).catalogue["console.twice"].version
+
+
+def test_a_name_may_be_given() -> None:
+    @tool(effect="pure", name="shop.price", summary="The price")
+    def p(item: str) -> Number:
+        return len(item)
+
+    assert [*Toolbox.of(p).tools] == ["shop.price"]
+
+
+def probe_of_another_shape(other: str) -> bool:
+    return bool(other)
+
+
+@pytest.mark.parametrize(
+    ("code", "expected", "header", "signature"),
+    [
+        ("T-103", "reserved", '@tool(effect="pure", name="agent.act")', "f(a: str) -> str"),
+        ("T-103", "not `area.action`", '@tool(effect="pure", name="act")', "f(a: str) -> str"),
+        ("T-105", "`a` has no annotation", '@tool(effect="pure")', "f(a) -> str"),
+        ("T-105", "its result has no annotation", '@tool(effect="pure")', "f(a: str)"),
+        ("T-105", "annotation of argument `a`", '@tool(effect="pure")', "f(a: bytes) -> str"),
+        ("T-105", "cannot be read", '@tool(effect="pure")', "f(a: 'Nowhere') -> str"),
+        ("T-105", "no named argument", '@tool(effect="pure")', "f(*a: str) -> str"),
+        ("T-105", "no JSON value", '@tool(effect="pure")', "f(a: str = object()) -> str"),
+        ("T-105", "cannot be validated", '@tool(effect="pure")', "f(a: Old) -> str"),
+        (
+            "T-107",
+            "control, recipients or payload names `b`",
+            '@tool(effect="pure", payload=("b",))',
+            "f(a: str) -> str",
+        ),
+        ("T-107", "resource names `b`", '@tool(effect="read", resource=("file:{b}",))', "f(a: str) -> str"),
+        (
+            "T-107",
+            "in 2 classes",
+            '@tool(effect="send", control={"a": "trusted"}, recipients=("a",))',
+            "f(a: str) -> str",
+        ),
+        ("T-107", "in 0 classes", '@tool(effect="read", payload=())', "f(a: str) -> str"),
+        ("T-107", "what controls it", '@tool(effect="write")', "f(a: str) -> str"),
+        ("T-108", "no `effect`", "@tool(secrets=('KEY',))", "f(a: str) -> str"),
+        ("T-108", "do not agree", '@tool(effect="write", control={}, on_doubt="probe")', "f(a: str) -> str"),
+        ("T-108", "do not agree", '@tool(effect="read", out="fields")', "f(a: str) -> str"),
+        (
+            "T-108",
+            "other arguments",
+            '@tool(effect="write", control={}, on_doubt="probe", probe=len)',
+            "f(a: str) -> str",
+        ),
+    ],
+)
+def test_a_misfit_is_refused_with_file_line_function_and_fix(
+    tmp_path: Path, code: str, expected: str, header: str, signature: str
+) -> None:
+    source = (
+        "from typing import TypedDict\nfrom planner.tools import tool\nclass Old(TypedDict):\n  x: int\n"
+        f'{header}\ndef {signature}:\n  """Do it."""\n'
+    )
+    if "Old" in signature and sys.version_info >= (3, 12):
+        pytest.skip("the standard TypedDict serves from Python 3.12 on")
+    with pytest.raises(UserError) as caught:
+        Toolbox.load(put(tmp_path / "tools", area=source))
+    assert caught.value.code == code
+    assert expected in caught.value.message
+    assert f"{tmp_path / 'tools' / 'area.py'}:5" in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_tool_without_a_docstring_is_refused(tmp_path: Path) -> None:
+    source = "from planner.tools import tool\n@tool(effect='pure')\ndef f(a: str) -> str:\n  return a\n"
+    with pytest.raises(UserError, match="T-106"):
+        Toolbox.load(put(tmp_path / "tools", area=source))
+
+
+# loading a folder
+
+
+def test_a_folder_gives_the_tools_that_its_files_define(tmp_path: Path) -> None:
+    put(
+        tmp_path,
+        polite=GREET,
+        _words="def upper(text: str) -> str:\n  return text.upper()\n",
+        loud='''
+from planner.tools import tool
+from .polite import greet
+from ._words import upper
+
+@tool(effect="pure")
+def list_(name: str) -> str:
+    """Shout at somebody."""
+    return upper(greet(name))
+
+also = list_
+''',
+    )
+    box = Toolbox.load(tmp_path)
+    assert [*box.tools] == ["loud.list", "polite.greet"]
+    assert asyncio.run(box.call("loud.list", {"name": "Bo"}, context())) == "HELLO, BO!"
+
+
+def test_two_folders_do_not_collide_and_one_is_loaded_once(tmp_path: Path) -> None:
+    one = put(tmp_path / "one", polite=GREET)
+    two = put(tmp_path / "two", polite=GREET.replace("Hello", "Welcome"))
+    results = [
+        asyncio.run(Toolbox.load(folder).call("polite.greet", {"name": "Bo"}, context())) for folder in (one, two)
+    ]
+    assert results == ["Hello, Bo!", "Welcome, Bo!"]
+    again = Toolbox.load(one).tools["polite.greet"].function
+    assert again is Toolbox.load(one).tools["polite.greet"].function
+
+
+def test_an_edited_folder_is_loaded_anew(tmp_path: Path) -> None:
+    Toolbox.load(put(tmp_path, polite=GREET))
+    before = folder_hash(tmp_path)
+    put(tmp_path, polite=GREET.replace("Hello", "Salut"))
+    assert folder_hash(tmp_path) != before
+    assert asyncio.run(Toolbox.load(tmp_path).call("polite.greet", {"name": "Bo"}, context())) == "Salut, Bo!"
+
+
+def test_a_compiled_file_beside_the_source_is_never_run(tmp_path: Path) -> None:
+    planted = put(tmp_path / "elsewhere", polite=GREET.replace("Hello", "Owned")) / "polite.py"
+    folder = put(tmp_path / "tools", polite=GREET, _other="")
+    compiled = Path(importlib.util.cache_from_source(str(folder / "polite.py")))
+    py_compile.compile(str(planted), str(compiled), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    (folder / "evil.pyc").write_bytes(compiled.read_bytes())
+    box = Toolbox.load(folder)
+    assert asyncio.run(box.call("polite.greet", {"name": "Bo"}, context())) == "Hello, Bo!"
+    assert [*box.tools] == ["polite.greet"]
+    assert [path.name for path in (folder / "__pycache__").iterdir()] == [compiled.name]
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("x = 1\n\nx.nothing\n", "AttributeError"),
+        ("x = 1\n\ndef f(:\n", "SyntaxError"),
+        ("x = 1\n\nimport no_such_module\n", "ModuleNotFoundError"),
+        ("import sys\n\nsys.exit(3)\n", "SystemExit"),
+        ("from ._helper import f\n\nf()\n", "ZeroDivisionError"),
+    ],
+)
+def test_a_file_that_cannot_be_loaded_is_named_with_its_line(tmp_path: Path, source: str, expected: str) -> None:
+    put(tmp_path, broken=source, _helper="\n\ndef f(): 1 / 0\n")
+    with pytest.raises(UserError, match=rf"T-102.*{expected}") as caught:
+        Toolbox.load(tmp_path)
+    place = "_helper.py:3" if "_helper" in source else "broken.py:3"
+    assert str(tmp_path / place) in caught.value.message
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="T-101"):
+        Toolbox.load(tmp_path / "none")
+
+
+def test_only_the_wanted_tools_are_loaded(tmp_path: Path) -> None:
+    put(tmp_path, polite=GREET, broken="1 / 0\n")
+    assert [*Toolbox.load(tmp_path, only=["polite.*"]).tools] == ["polite.greet"]
+    assert [*Toolbox.load(tmp_path, only=["polite.greet"]).tools] == ["polite.greet"]
+    assert not Toolbox.load(tmp_path, only=[]).tools
+    with pytest.raises(UserError, match="T-109") as caught:
+        Toolbox.load(tmp_path, only=["polite.greed"])
+    assert caught.value.choices == ("polite.greet",)
+    with pytest.raises(UserError, match="T-109"):
+        Toolbox.load(tmp_path, only=["nothing.*"])
+
+
+def test_toolboxes_are_merged_unless_two_tools_have_one_name(tmp_path: Path) -> None:
+    polite = Toolbox.load(put(tmp_path / "a", polite=GREET))
+    both = polite.merged(Toolbox.of(last_), polite)
+    assert [*both.catalogue] == ["polite.greet", "test_tools.last"]
+    with pytest.raises(UserError, match="T-104"):
+        polite.merged(Toolbox.load(put(tmp_path / "b", polite=GREET)))
+
+
+def test_importing_the_module_loads_nothing_heavy() -> None:
+    code = "import sys, planner.tools; print(*{'polars', 'aiohttp', 'litellm'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+# calling
+
+
+def test_arguments_are_coerced_and_results_are_json() -> None:
+    @tool(effect="pure")
+    def parts(names: list[str], first: Part, times: int = 2) -> list[Part]:
+        """Make parts."""
+        return [first, *(Part(name=name, count=times) for name in names)]
+
+    assert call(parts, names="a\nb", first={"name": "x"}, times=None) == [
+        {"name": "x", "count": 1},
+        {"name": "a", "count": 2},
+        {"name": "b", "count": 2},
+    ]
+
+
+def test_a_wrong_argument_is_named_with_its_value_and_the_expected_type() -> None:
+    with pytest.raises(ToolError) as caught:
+        call(last_, path="a.txt", count="x" * 100)
+    assert (caught.value.code, caught.value.error_class) == ("T-203", "invalid")
+    assert "argument `count` of `test_tools.last` is" in caught.value.message
+    assert "expected integer: it is not one number" in caught.value.message
+    assert len(caught.value.message) < 200
+
+
+def test_a_wrong_choice_lists_the_choices() -> None:
+    with pytest.raises(ToolError) as caught:
+        call(last_, path="a.txt", unit="pages")
+    assert caught.value.choices == ("lines", "words")
+
+
+def test_a_mistake_inside_a_record_says_where() -> None:
+    @tool(effect="pure")
+    def one(part: Part) -> str:
+        """One part."""
+        return part.name
+
+    with pytest.raises(ToolError, match="expected record: name: Field required"):
+        call(one, part={})
+
+
+@pytest.mark.parametrize("arguments", [{"path": "a", "pages": 1}, {}, {"count": 3}])
+def test_unknown_and_missing_arguments_are_refused(arguments: dict[str, Json]) -> None:
+    with pytest.raises(ToolError, match="T-202") as caught:
+        call(last_, **arguments)
+    assert caught.value.choices == ("path", "count", "unit")
+
+
+def test_an_unknown_tool_is_refused_with_the_nearest_names() -> None:
+    with pytest.raises(ToolError, match="T-201") as caught:
+        asyncio.run(Toolbox.of(last_).call("test_tool.last", {}, context()))
+    assert caught.value.choices == ("test_tools.last",)
+
+
+def test_functions_run_in_a_thread_and_coroutines_in_the_loop() -> None:
+    here = threading.get_ident()
+
+    @tool(effect="pure")
+    def threaded() -> bool:
+        """Whether it runs in the caller's thread."""
+        return threading.get_ident() == here
+
+    @tool(effect="pure")
+    async def awaited() -> bool:
+        """Whether it runs in the caller's thread."""
+        await asyncio.sleep(0)
+        return threading.get_ident() == here
+
+    assert (call(threaded), call(awaited)) == (False, True)
+
+
+def test_calls_run_beside_each_other() -> None:
+    meeting = threading.Barrier(3, timeout=5)
+
+    @tool(effect="pure")
+    def meet() -> int:
+        """Wait for the others."""
+        return meeting.wait()
+
+    async def three() -> list[Json]:
+        box = Toolbox.of(meet)
+        return await asyncio.gather(*(box.call("test_tools.meet", {}, context()) for _ in range(3)))
+
+    assert {*map(str, asyncio.run(three()))} == {"0", "1", "2"}
+
+
+@pytest.mark.parametrize("error", [RuntimeError("boom"), StopIteration(), KeyError("x"), TimeoutError()])
+def test_an_unexpected_exception_is_a_failure_where_nothing_can_have_changed(error: Exception) -> None:
+    @tool(effect="read")
+    def look() -> str:
+        """Look."""
+        raise error
+
+    with pytest.raises(ToolError, match=type(error).__name__) as caught:
+        call(look)
+    assert (caught.value.code, caught.value.error_class) == ("T-204", "failed")
+
+
+def test_an_unexpected_exception_of_an_effect_leaves_it_in_doubt() -> None:
+    @tool(effect="send", control={})
+    async def send(text: str) -> None:
+        """Send it."""
+        raise ConnectionResetError(f"lost after {text}")
+
+    with pytest.raises(ToolInDoubt, match="lost after x") as caught:
+        call(send, text="x")
+    assert not isinstance(caught.value, ToolError)
+
+
+@pytest.mark.parametrize("error", [ToolError("T-999", "not now"), JournalError("J-999", "disk full")])
+def test_what_a_tool_raises_on_purpose_passes(error: Exception) -> None:
+    @tool(effect="write", control={})
+    def write() -> None:
+        """Write."""
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        call(write)
+    assert caught.value is error
+
+
+@pytest.mark.parametrize("result", [float("nan"), {"a": float("inf")}, "\ud800", object(), {1, 2}])
+def test_a_result_that_is_no_json_is_a_failure(result: object) -> None:
+    @tool(effect="pure")
+    def odd() -> Json:
+        """Something odd."""
+        return result  # type: ignore[return-value]  # that is the point
+
+    with pytest.raises(ToolError, match="T-204"):
+        call(odd)
+
+
+def test_a_result_of_another_type_than_declared_is_a_failure() -> None:
+    @tool(effect="pure")
+    def odd() -> list[int]:
+        """Something odd."""
+        return ["x"]  # type: ignore[list-item]  # that is the point
+
+    with pytest.raises(ToolError, match="T-204"):
+        call(odd)
+
+
+def test_a_tool_sees_its_declared_secrets_and_no_others() -> None:
+    @tool(effect="read", secrets=("KEY",))
+    def peek(context: ToolContext) -> list[str]:
+        """The secrets."""
+        return [f"{name}={value}" for name, value in context.secrets.items()]
+
+    box = Toolbox.of(peek)
+    assert not box.catalogue["test_tools.peek"].parameters
+    given = context({"KEY": "1", "OTHER": "2"})
+    assert asyncio.run(box.call("test_tools.peek", {}, given)) == ["KEY=1"]
+    with pytest.raises(ToolError, match="needs the secret `KEY`"):
+        asyncio.run(box.call("test_tools.peek", {}, context()))
+
+
+# after a call
+
+
+def test_a_probe_answers_yes_no_or_cannot_tell() -> None:
+    def happened(answer: str, context: ToolContext) -> bool | None:
+        assert context.key == "key"
+        if answer == "error":
+            raise RuntimeError
+        return {"yes": True, "no": False}.get(answer)
+
+    @tool(effect="send", control={}, on_doubt="probe", probe=happened)
+    def send(answer: str) -> None:
+        """Send."""
+
+    box = Toolbox.of(send, last_)
+    answers = [
+        asyncio.run(box.probe("test_tools.send", {"answer": answer}, context()))
+        for answer in ("yes", "no", "other", "error")
+    ]
+    assert answers == [True, False, None, None]
+    assert asyncio.run(box.probe("test_tools.last", {"path": "a"}, context())) is None
+
+
+def test_an_effect_is_undone_by_its_own_function() -> None:
+    done: list[str] = []
+
+    def back(name: str) -> None:
+        done.remove(name)
+
+    @tool(effect="write", control={"name": "bounded"}, undo=back)
+    def book(name: str) -> None:
+        """Book it."""
+        done.append(name)
+
+    box = Toolbox.of(book, last_)
+    asyncio.run(box.call("test_tools.book", {"name": "x"}, context()))
+    asyncio.run(box.undo("test_tools.book", {"name": "x"}, context()))
+    assert done == []
+    with pytest.raises(ToolInDoubt):
+        asyncio.run(box.undo("test_tools.book", {"name": "x"}, context()))
+    with pytest.raises(ToolError, match="cannot be undone"):
+        asyncio.run(box.undo("test_tools.last", {"path": "x"}, context()))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.dictionaries(st.sampled_from(["path", "count", "unit", "x"]), json_values))
+def test_whatever_the_arguments_are_a_call_gives_json_or_a_tool_error(arguments: dict[str, Json]) -> None:
+    count = arguments.get("count")
+    if isinstance(count, int | float) and abs(count) > 1_000:
+        return
+    try:
+        result = call(last_, **arguments)
+    except ToolError:
+        return
+    assert isinstance(result, list)
