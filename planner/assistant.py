@@ -290,7 +290,7 @@ class Assistant:
             rendering=planner.profile.rendering if planner else "plain",
             can_judge=able,
             assistant_hash=config.content_hash(self.folder),
-            shown_callees=self.settings.tools.shown,
+            offered_callees=self.settings.tools.shown,
             on_ask=self._on_ask,
             workspace=str(self.workspace),
         )

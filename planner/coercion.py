@@ -179,7 +179,7 @@ def _json(source: str) -> Json:
 _SIGN = r"(?P<sign>[-+\u2212]?)"
 _CURRENCY = r"(?:[A-Z]{3}|[€$£¥₹])?"
 _BY_POINT = r"\d{1,3}(?P<gap>[,' \u00a0\u202f])\d{3}(?:(?P=gap)\d{3})*(?:\.\d+)?|\d*\.?\d+(?:[eE][-+]?\d+)?|\d+\."
-_BY_COMMA = r"\d{1,3}(?P<gap>[.' \u00a0\u202f])\d{3}(?:(?P=gap)\d{3})*(?:,\d+)?|\d+,\d+"
+_BY_COMMA = r"\d{1,3}(?P<gap>[.' \u00a0\u202f])\d{3}(?:(?P=gap)\d{3})*(?:,\d+)?|\d+(?:,\d+)?"
 _NOTATIONS = tuple(
     (re.compile(rf"{_SIGN}(?P<digits>{digits})"), decimal) for digits, decimal in ((_BY_POINT, "."), (_BY_COMMA, ","))
 )

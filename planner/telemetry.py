@@ -332,7 +332,7 @@ class Telemetry:
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-        self._name, self._content = name, content
+        self._name, self._content, self._is_closed = name, content, False
         self._runs: dict[str, _Run] = {}
         resource = Resource.create()
         if str(resource.attributes["service.name"]).startswith("unknown_service"):
@@ -365,8 +365,10 @@ class Telemetry:
         return cls(exporter, reader, name=name, content=export.content)
 
     def observe(self, recorded: Recorded) -> None:
-        """Takes in one event; a run whose first event was not seen is left alone."""
+        """Takes in one event; a run whose first event was not seen is left alone, and after `close` all are."""
         event, at = recorded.event, recorded.at
+        if self._is_closed:
+            return
         if isinstance(event, RunStarted):
             self._runs[recorded.run_id] = _Run(
                 id=recorded.run_id,
@@ -399,6 +401,9 @@ class Telemetry:
 
     def close(self, *, within_s: float = CLOSE_S) -> None:
         """Sends what is left, or gives up on it. A run under way is told by whoever sees it finish."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         closing = [Thread(target=part.shutdown, daemon=True) for part in (self._spans, self._meters)]
         for thread in closing:
             thread.start()

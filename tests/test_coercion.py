@@ -204,6 +204,7 @@ def test_a_value_that_cannot_be_read_in_one_way_is_refused(annotation: Any, give
         ("1.234", 1.234),
         ("1.234,5", 1234.5),
         ("1.234.567", 1234567),
+        ("300", 300),
         ("12,5", 12.5),
         ("1 234,50", 1234.5),
         ("1'234.5", 1234.5),
@@ -240,6 +241,7 @@ def test_a_column_is_numbers_only_if_all_its_cells_are_in_one_notation() -> None
         {"id": "007", "phone": "+4930", "price": 1234, "note": "x", "none": None},
         {"id": "010", "phone": "+4931", "price": 12.5, "note": "3", "none": None},
     ]
+    assert table("a;b\n1.200,50;1\n300;2") == [{"a": 1200.5, "b": 1}, {"a": 300, "b": 2}]
     assert table('a,b\n"1,234",4111111111111111\n"5",') == [
         {"a": 1234, "b": "4111111111111111"},
         {"a": 5, "b": None},

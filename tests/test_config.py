@@ -119,9 +119,7 @@ def test_the_reference_assistant_reads_alone_and_asks_before_it_is_seen_outside(
         ("*", "ask"),
     }
     assert (read.limits.calls, read.limits.replans) == (200, 2)
-    assert all(
-        read.tools.takes(f"{area}.x") for area in ["files", "text", "table", "lists", "math", "dates", "web"]
-    )
+    assert all(read.tools.takes(f"{area}.x") for area in ["files", "text", "table", "lists", "math", "dates", "web"])
 
 
 # ---- mistakes ----------------------------------------------------------------------------------------------
@@ -227,10 +225,7 @@ def test_a_policys_version_depends_on_its_rules_alone() -> None:
     one = Config(policy=Policy(rules=(rule,))).policy.version
     assert one == config.pinned(Policy(rules=(rule,), version="whatever")).version
     assert one != config.pinned(Policy(rules=(rule, rule))).version
-    assert (
-        Config.model_validate_json(Config(policy=Policy(rules=(rule,))).model_dump_json()).policy.version
-        == one
-    )
+    assert Config.model_validate_json(Config(policy=Policy(rules=(rule,))).model_dump_json()).policy.version == one
 
 
 def test_a_role_without_a_model_of_its_own_takes_the_default() -> None:
@@ -286,9 +281,7 @@ def test_the_content_hash_is_of_content_not_of_place(tmp_path: Path) -> None:
     assert config.content_hash(assistant(tmp_path / "x")) == config.content_hash(assistant(tmp_path / "y"))
 
 
-@pytest.mark.parametrize(
-    "name", ["planner.toml", "tools/a.py", "tools/deep/b.py", "prompts/planner.md", "tools/n"]
-)
+@pytest.mark.parametrize("name", ["planner.toml", "tools/a.py", "tools/deep/b.py", "prompts/planner.md", "tools/n"])
 def test_any_change_of_content_changes_the_hash(tmp_path: Path, name: str) -> None:
     before = config.content_hash(assistant(tmp_path))
     (tmp_path / name).write_text("changed")

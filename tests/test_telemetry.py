@@ -437,6 +437,16 @@ def test_an_otlp_receiver_gets_the_run(receiver: Receiver) -> None:
     assert "gen_ai.client.token.usage" in names
 
 
+def test_closing_is_for_good_and_may_be_done_again() -> None:
+    spans = InMemorySpanExporter()
+    telemetry = Telemetry(spans, InMemoryMetricReader(), name="desk")
+    telemetry.close()
+    for recorded in RUN:
+        telemetry.observe(recorded)
+    telemetry.close()
+    assert spans.get_finished_spans() == ()
+
+
 def test_without_an_endpoint_there_is_no_telemetry() -> None:
     assert Telemetry.open(Export(), name="desk") is None
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -161,8 +162,9 @@ def test_a_folder_given_for_a_file_lists_its_files(desk: Desk) -> None:
 
 
 def test_a_file_given_for_a_folder_is_refused(desk: Desk) -> None:
-    desk.put("a.txt")
-    assert desk.refused("list", folder="a.txt").error_class == "conflict"
+    desk.put("docs/a.txt")
+    assert desk.refused("list", folder="docs/a.txt").choices == ("docs",)
+    assert desk.refused("list", folder="dcos").choices == ("docs",)
     assert desk.refused("read", path="a.txt/b.txt").error_class == "missing"
 
 
@@ -299,6 +301,28 @@ def test_a_file_too_large_to_keep_is_not_overwritten(desk: Desk) -> None:
     desk.put("big.txt", b"x" * 5_000_001)
     assert desk.refused("write", path="big.txt", text="x").error_class == "limit"
     assert desk.kept == {}
+
+
+def test_a_write_for_which_there_is_no_room_leaves_everything_as_it_was(desk: Desk) -> None:
+    desk.put("a.txt", "old")
+    child = """
+import asyncio, resource, sys
+from pathlib import Path
+from planner.errors import ToolError
+from planner.tools import Toolbox, ToolContext
+box = Toolbox.load(Path(sys.argv[1]), only=["files.write"])
+context = ToolContext(Path(sys.argv[2]), "key", lambda name, content: None, lambda name: None)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    asyncio.run(box.call("files.write", {"path": "a.txt", "text": "x" * 5000}, context))
+except ToolError as error:
+    print(error.error_class)
+"""
+    tools = Path(__file__).parent.parent / "tools"
+    command = [sys.executable, "-c", child, str(tools), str(desk.root)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "limit"
+    assert desk.files() == {"a.txt": b"old"}
 
 
 def test_append_begins_a_line_of_its_own(desk: Desk) -> None:

@@ -19,7 +19,7 @@ _TOKEN = re.compile(
     r"|<(?P<end>/?)(?P<name>[a-z][a-z0-9]*+)"
     r"(?P<attributes>(?:[^>\"']++|\"[^\"]*+(?:\"|\Z)|'[^']*+(?:'|\Z))*+)(?:>|\Z)"
     r"|<[!?/][^>]*+(?:>|\Z)"
-    r"|(?P<text>[^<]++|<)",
+    r"|(?P<text>(?:[^<]++|<(?![a-z!?/]))++|<)",
     re.IGNORECASE | re.DOTALL,
 )
 _HREF = re.compile(r"(?<![\w-])href\s*+=\s*+(?:\"([^\"]*+)\"?|'([^']*+)'?|([^\s>]++))", re.IGNORECASE)

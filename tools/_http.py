@@ -73,18 +73,20 @@ async def look_up(host: str, port: int) -> list[Address]:
     return [ip_address(place[0]) for *_, place in found]
 
 
-async def download(url: str, *, allowed: Allowed = is_public, lookup: Lookup = look_up) -> Page:
+async def download(
+    url: str, *, allowed: Allowed = is_public, lookup: Lookup = look_up, timeout_s: float = TIMEOUT_S
+) -> Page:
     """The page at `url`. Raises `ToolError` T-501 to T-508."""
     address = _parsed(url)
     try:
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             for _ in range(MAX_REDIRECTS + 1):
                 answer = await _one(address, allowed, lookup)
                 if isinstance(answer, Page):
                     return answer
                 address = answer
     except TimeoutError as error:
-        what = f"`{url}` did not answer within {TIMEOUT_S} s"
+        what = f"`{url}` did not answer within {timeout_s:g} s"
         raise ToolError("T-508", what, error_class="unavailable") from error
     except aiohttp.ClientError as error:
         raise ToolError("T-508", f"`{url}` cannot be fetched: {error}", error_class="unavailable") from error

@@ -43,17 +43,21 @@ _CLASSES: dict[int, ErrorClass] = {
     errno.ELOOP: "conflict",
     errno.ENOSPC: "limit",
     errno.EDQUOT: "limit",
+    errno.EFBIG: "limit",
 }
 
 
-def found(workspace: Path, name: str) -> PurePath:
-    """The existing file or folder that `name` means, relative to the workspace. Raises T-301 or T-302."""
+def found(workspace: Path, name: str, *, wanted: Literal["file", "folder"] = "file") -> PurePath:
+    """The existing file or folder that `name` means, relative to the workspace.
+
+    Raises T-301, or T-302 with the nearest names of what is wanted.
+    """
     exact = placed(workspace, name)
     if what_is(workspace, exact):
         return exact
     spelled = _spelled(workspace, exact)
     if spelled is None:
-        near = _near(workspace, exact)
+        near = _near(workspace, exact, wanted)
         hint = f"Did you mean {' or '.join(f'`{other}`' for other in near)}?" if near else "Name one that exists."
         what = f"there is no `{name}` in the workspace"
         raise ToolError("T-302", what, error_class="missing", hint=hint, choices=near)
@@ -276,14 +280,16 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _near(workspace: Path, wanted: PurePath) -> tuple[str, ...]:
-    """The files whose names are most like `wanted`."""
+def _near(workspace: Path, name: PurePath, wanted: Literal["file", "folder"]) -> tuple[str, ...]:
+    """The files or folders whose names are most like `name`."""
 
     def likeness(path: str) -> float:
-        pairs = ((str(wanted), path), (wanted.name, PurePath(path).name))
+        pairs = ((str(name), path), (name.name, PurePath(path).name))
         return max(SequenceMatcher(None, a.casefold(), b.casefold()).ratio() for a, b in pairs)
 
-    files = islice(walk(workspace, PurePath(), is_deep=True), MAX_COMPARED)
-    scored = [(likeness(path), path) for path in files]
+    names = list(islice(walk(workspace, PurePath(), is_deep=True), MAX_COMPARED))
+    if wanted == "folder":
+        names = [*dict.fromkeys(PurePath(path).parent.as_posix() for path in names)]
+    scored = [(likeness(path), path) for path in names]
     scored.sort(key=lambda pair: -pair[0])
     return tuple(path for score, path in scored if score >= LIKENESS)[:MAX_CHOICES]

@@ -34,7 +34,11 @@ def list_(context: ToolContext, folder: FolderPath = ".", pattern: str = "*") ->
         pattern: which names, such as `*.txt`; `**/*.txt` looks in folders below too
         context: the workspace
     """
-    place = workspace.found(context.workspace, folder)
+    place = workspace.found(context.workspace, folder, wanted="folder")
+    if workspace.what_is(context.workspace, place) != "folder":
+        above = place.parent.as_posix()
+        hint = f"Name a folder, such as `{above}`."
+        raise ToolError("T-303", f"`{place}` is a file", error_class="invalid", hint=hint, choices=(above,))
     is_wanted = _matcher(pattern)
     files = workspace.walk(context.workspace, place, is_deep="/" in pattern or "**" in pattern)
     return [path for path in files if is_wanted(PurePath(path).relative_to(place).as_posix())]
@@ -79,7 +83,7 @@ def search(text: str, context: ToolContext, folder: FolderPath = ".") -> Table:
     wanted = text.strip().casefold()
     if not wanted:
         raise ToolError("T-309", "there is no text to search for", error_class="invalid")
-    place = workspace.found(context.workspace, folder)
+    place = workspace.found(context.workspace, folder, wanted="folder")
     is_file = workspace.what_is(context.workspace, place) == "file"
     paths = [place.as_posix()] if is_file else workspace.walk(context.workspace, place, is_deep=True)
     hits: list[dict[str, Json]] = []

@@ -6,7 +6,7 @@ from planner.core.expr import evaluate
 from planner.errors import PlanError, ToolError
 from planner.tools import Expression, Number, tool
 
-_SIGNS = str.maketrans({"×": "*", "÷": "/", "−": "-", "^": "**", "=": None})  # as people write them  # noqa: RUF001
+_SIGNS = str.maketrans({"\u00d7": "*", "÷": "/", "\u2212": "-", "^": "**", "=": None})  # as people write them
 
 
 @tool(effect="pure", keywords=("compute", "add", "subtract", "multiply", "divide", "plus", "minus", "times", "sum"))

@@ -109,7 +109,7 @@ def _column(table: Rows, wanted: str) -> str:
     if len(alike) != 1:
         shown = ", ".join(f"`{name}`" for name in names[:20]) or "none"
         what = f"there is no column `{wanted}`; there are {shown}"
-        raise ToolError("T-411", what, error_class="missing", choices=tuple(names[:20]))
+        raise ToolError("T-411", what, error_class="missing")  # names of columns are data, so they are no choices
     return alike[0]
 
 

@@ -21,6 +21,9 @@ async def fetch(url: Url) -> str:
     from ._http import download
 
     page = await download(url)
-    if page.content_type in {"text/html", "application/xhtml+xml"}:
-        return await asyncio.to_thread(_html.readable, page.text, page.url)
-    return page.text
+    return await asyncio.to_thread(_text, page.content_type, page.text, page.url)
+
+
+def _text(content_type: str, source: str, address: str) -> str:
+    is_html = content_type in {"text/html", "application/xhtml+xml"}
+    return _html.readable(source, address) if is_html else source

@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from importlib import import_module
 
 from planner.cli import terminal
 from planner.cli.exits import EXITS, exit_of
-from planner.cli.options import parse
+from planner.cli.options import Options, parse
 from planner.errors import PlannerError
-
-if TYPE_CHECKING:
-    from planner.cli.options import Options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,31 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _performer(verb: str) -> Callable[[Options], int]:
-    """The function behind a verb; every import here is one that only this verb pays for."""
+    """The function behind a verb: `run` is `planner.cli.run.run`, and `runs list` is `planner.cli.runs.list_`."""
     group, _, name = verb.partition(" ")
-    match group:
-        case "run":
-            from planner.cli import run
-
-            return run.run
-        case "runs":
-            from planner.cli import runs
-
-            return {"list": runs.list_, "show": runs.show, "resume": runs.resume}[name]
-        case "tools":
-            from planner.cli import tools
-
-            return {"list": tools.list_, "show": tools.show, "search": tools.search}[name]
-        case "models":
-            from planner.cli import models
-
-            performers = {"list": models.list_, "pull": models.pull, "remove": models.remove, "stop": models.stop}
-            return performers[name]
-        case "doctor":
-            from planner.cli import doctor
-
-            return doctor.doctor
-        case _:
-            from planner.cli import init
-
-            return init.init
+    module = import_module(f"planner.cli.{group}")
+    performer: Callable[[Options], int] = getattr(module, "list_" if name == "list" else name or group)
+    return performer

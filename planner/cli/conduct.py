@@ -19,6 +19,7 @@ from planner.cli.options import Options
 from planner.core.events import Recorded
 from planner.engine import GRACE_S, Approver
 from planner.errors import UserError
+from planner.llm.pool import Pool
 
 Observer: TypeAlias = Callable[[Recorded], None]
 Work: TypeAlias = Callable[[Observer], Coroutine[Any, Any, object]]
@@ -65,17 +66,23 @@ def opened(
 ) -> Assistant:
     """The assistant that the options name, else the one in the working directory, else the reference one."""
     state = state_dir(options)
-    return Assistant.open(
+    assistant = Assistant.open(
         consent.assistant_folder(options, state),
-        model=options.model,
         approver=approver,
         workspace=workspace or config.workspace_dir(options.workspace, here=Path.cwd()),
         state=state,
         on_ask=asking,
+    )
+    assistant.pool = Pool(
+        assistant.settings.models,
+        named=options.model,
+        environ=os.environ,
+        state=state,
         consent=consent.to_download(options, display),
         progress=display.download if display else None,
         is_shared=True,
     )
+    return assistant
 
 
 async def follow(assistant: Assistant, display: Display, work: Work, *, is_planning: bool = False) -> int:

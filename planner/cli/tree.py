@@ -48,10 +48,10 @@ class Tree:
         self.watch = Watch()
         self._console = Console(stderr=True, highlight=False)
         self._title = title
-        self._live = self._fresh()
-        self._ticking: asyncio.Task[None] | None = None
         self._download = ""
         self._began = time.monotonic()
+        self._ticking: asyncio.Task[None] | None = None
+        self._live = self._fresh()
 
     def __enter__(self) -> Tree:
         self._live.start(refresh=True)

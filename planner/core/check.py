@@ -247,11 +247,11 @@ def _covered(item: Named, places: list[tuple[Step, Callee, str]]) -> Iterator[Pr
             step=using[0][0].id,
         )
     elif not using and item.kind == "path":
-        role = "write it" if item.part == "target" else "read it"
+        role = "write it" if item.is_written else "read it"
         yield Problem(code="P-120", message=f"the goal names the file `{item.text}`, but no step uses it: {role}")
     elif not using and item.found == "folder":
         yield Problem(code="P-120", message=f"the goal names the folder `{item.text}`, but no step uses it")
-    elif item.part == "target" and all(callee.is_reading for _, callee in using):
+    elif item.is_written and all(callee.is_reading for _, callee in using):
         yield Problem(code="P-122", message=f"no step writes `{item.text}`, which the goal asks for")
 
 

@@ -48,12 +48,14 @@ Asked again at temperature 0, a small model repeats its plan; warmer samples and
 ACTIVE_ITEMS = 4
 """Items of one map under way at once."""
 BACKOFF_S = 1.0
+CANDIDATE_FAULTS = frozenset({"M-108", "M-109", "M-110"})
+"""Refused, empty or cut off: one more candidate may do better. Anything else a planner's model says is final."""
 RETRIABLE = frozenset({"unavailable", "failed", "limit"})
 
 
 @dataclass(frozen=True, slots=True)
 class AskPlanner:
-    """Ask for a plan, showing these callees; `problems` are those of the last candidates."""
+    """Ask for a plan over these callees; `problems` are those of the last candidates."""
 
     revision: int
     attempt: int
@@ -173,10 +175,11 @@ def _plan(run: Run) -> Command:
                 )
             problems = examined.problems
         return Record(PlanRejected(revision=run.revision, attempt=run.attempt, problems=problems))
-    if run.planner_fault is not None and run.planner_fault.error_class != "limit":
+    if run.planner_fault is not None and run.planner_fault.code not in CANDIDATE_FAULTS:
         return _finish("failed", reason="the planner could not be asked", fault=run.planner_fault)
     if run.attempt >= len(LADDER):
-        return _finish("failed", reason="no valid plan", fault=run.planner_fault or _no_plan(run))
+        reason = "no other way was found" if run.failures else "no valid plan"
+        return _finish("failed", reason=reason, fault=run.planner_fault or _no_plan(run))
     over = exceeded(run.started.setup.budget, run.spent)
     if over:
         return _finish("over_budget", reason=over)
@@ -187,7 +190,7 @@ def _plan(run: Run) -> Command:
         revision=run.revision,
         attempt=run.attempt + 1,
         temperature=temperature,
-        callees=retrieve(run.started.goal, callees, limit=setup.shown_callees, always=setup.always),
+        callees=retrieve(run.started.goal, callees, limit=setup.offered_callees, always=setup.always),
         problems=_once(run.rejected) if is_told else (),
     )
 
@@ -199,6 +202,9 @@ def _once(rejected: tuple[tuple[Problem, ...], ...]) -> tuple[Problem, ...]:
 
 
 def _no_plan(run: Run) -> Fault:
+    """Why there is no plan: the failure that a replan was to get around, else the last candidate's problems."""
+    if run.failures:
+        return run.failures[-1][1]
     last = run.rejected[-1] if run.rejected else ()
     text = "; ".join(problem.message for problem in last) or "the planner gave no plan"
     code = last[0].code if last else "P-100"
@@ -511,9 +517,15 @@ def _give_up(run: Run, fault: Fault, *, reason: str) -> Record:
     """Another revision where a planner may still find a way, else the end."""
     if fault.error_class == "denied":
         return _finish("denied", reason=reason, fault=fault)
-    if fault.code == "A-104" or not _may_replan(run):
+    is_hopeless = fault.code == "A-104" or (fault.error_class == "missing" and _lacks_input(run))
+    if is_hopeless or not _may_replan(run):
         return _finish("failed", reason=reason, fault=fault)
     return Record(PlanAbandoned(revision=run.revision + 1, reason=reason))
+
+
+def _lacks_input(run: Run) -> bool:
+    """Whether the goal reads something that does not exist: no other plan can help, and none may make it up."""
+    return any(item.is_absent_source for item in run.started.named)
 
 
 def _may_replan(run: Run) -> bool:

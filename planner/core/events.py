@@ -81,13 +81,13 @@ class Setup(Frozen):
 
     callees: tuple[Callee, ...]
     always: tuple[str, ...] = ()
-    """Callees that the planner is always shown."""
+    """Callees that a planner is always offered."""
     policy: Policy
     budget: Budget
     max_replans: int = 2
     model: str = ""
     assistant_hash: str = ""
-    shown_callees: int = 15
+    offered_callees: int = 15
     can_judge: bool = False
     on_ask: Literal["prompt", "wait", "deny"] = "wait"
     rendering: Literal["grammar", "strict", "plain"] = "plain"

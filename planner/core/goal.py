@@ -15,14 +15,14 @@ from typing import Literal, TypeAlias
 from planner.core.labels import Frozen
 
 NamedKind: TypeAlias = Literal["path", "folder", "url", "email", "quote", "number"]
-Part: TypeAlias = Literal["source", "target", "unknown"]
+Part: TypeAlias = Literal["source", "target", "edited", "unknown"]
 
 
 class Named(Frozen):
     """One thing that the goal names.
 
-    `part` is what the wording says of a path: read from, written to, or unknown. `found` is what the workspace
-    held when the run started (None: not looked up), and `text` is then the name as the workspace spells it.
+    `part` is what the wording says of a path: read from, written to, changed in place, or unknown. `found` is what
+    the workspace held when the run started (None: not looked up), and `text` is then the name as the workspace spells it.
     """
 
     text: str
@@ -31,9 +31,14 @@ class Named(Frozen):
     found: Literal["file", "folder", "absent"] | None = None
 
     @property
+    def is_written(self) -> bool:
+        """Whether the goal wants this file written."""
+        return self.kind == "path" and self.part in {"target", "edited"}
+
+    @property
     def is_absent_source(self) -> bool:
         """Whether the goal reads a thing that does not exist; a plan must not make it up."""
-        return self.part == "source" and self.found == "absent"
+        return self.part in {"source", "edited"} and self.found == "absent"
 
 
 _QUOTE = re.compile(r'"([^"\n]+)"|“([^”\n]+)”|`([^`\n]+)`|(?<!\w)\'([^\'\n]+)\'(?!\w)')
@@ -62,6 +67,10 @@ _WRITES = re.compile(
     r"(?i)\b(write|writes|save|put|store|export|output|append|add|create|make|generate|produce|record|copy|place|"
     r"collect|log|draft|move|rename|convert|render|print|dump|result|answer)\w*\b"
 )
+_CHANGES = re.compile(
+    r"(?i)\s*(?:please\s+)?(?:in\s+\S+,?\s+)?(?:replace|change|remove|delete|correct|fix|sort|rename|uppercase|"
+    r"lowercase|capitali[sz]e|deduplicate|append|add|insert|update|edit|reformat)\b"
+)
 _TO = re.compile(rf"(?i)\b(?:to|as|create|write|make|produce|generate|called|named|draft)\s+{_FILLER}$")
 _IN = re.compile(rf"(?i)\b(?:in|inside|under)\s+{_FILLER}$")
 _FROM = re.compile(
@@ -79,7 +88,7 @@ def named(goal: str) -> tuple[Named, ...]:
             part: Part = _part(goal, start, end) if kind == "path" else "unknown"
             spans.append((start, end, Named(text=text, kind=kind, part=part)))
     spans.sort(key=lambda span: span[0])
-    return _once(_carried(goal, spans))
+    return _edited(goal, _once(_carried(goal, spans)))
 
 
 def _candidates(goal: str) -> Iterator[tuple[int, int, str, NamedKind]]:
@@ -118,6 +127,14 @@ def _carried(goal: str, spans: list[tuple[int, int, Named]]) -> tuple[Named, ...
         carries = is_next and item.kind == "path" and item.part == "unknown"
         result.append(item.model_copy(update={"part": result[-1].part}) if carries else item)
     return tuple(result)
+
+
+def _edited(goal: str, found: tuple[Named, ...]) -> tuple[Named, ...]:
+    """The items, where the only file of a goal that begins with a word of change is changed in place."""
+    paths = [item for item in found if item.kind == "path"]
+    if len(paths) != 1 or paths[0].part == "target" or not _CHANGES.match(goal):
+        return found
+    return tuple(i.model_copy(update={"part": "edited"}) if i.kind == "path" else i for i in found)
 
 
 def _once(found: tuple[Named, ...]) -> tuple[Named, ...]:

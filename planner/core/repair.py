@@ -63,7 +63,10 @@ def repaired(
             continue
         named = _spelled(draft, _renamed(draft, step))
         for placed in _placed(draft, named):
-            draft.add(_fitted(draft, _mapped(draft, placed)))
+            mapped = _mapped(draft, placed)
+            args = {name: _with_known_field(draft, value) for name, value in mapped.args.items()}
+            draft.add(_fitted(draft, mapped.model_copy(update={"args": args}) if args != mapped.args else mapped))
+    draft.answer = _with_known_field(draft, draft.answer)
     _write_what_was_asked(draft)
     _answer_with_something(draft)
     _drop_unused(draft, frozen)
@@ -366,13 +369,43 @@ def _with_content(draft: _Draft, step: Step, name: str, reader: Callee) -> Step:
     return step.model_copy(update={"args": {**step.args, name: text}})
 
 
+def _with_known_field(draft: _Draft, value: Json) -> Json:
+    """A reference to a field that nobody can know before the run: if it is not there, its fact is looked up.
+
+    The columns of a file are data, which a planner does not see; so it may call `city` a `name`. An agent that
+    calls nothing looks the fact up in the record, and only when the field is really missing.
+    """
+    target = reference(value)
+    finder = next((c for c in draft.catalogue.values() if _is_finder(c)), None)
+    if target is None or finder is None or len(target[1]) != 1 or not isinstance(target[1][0], str):
+        return value
+    id_, field_ = target[0], target[1][0]
+    source = next((s for s in draft.steps if s.id == id_), None)
+    callee = draft.callee(source) if source else None
+    if callee is None or callee.result != "record" or draft.types[id_] != "record" or _is_finder(callee):
+        return value
+    lookup = f"{id_}_{field_}".lower()
+    if lookup not in draft.types:
+        draft.note("R-115", f"if `${id_}` has no field `{field_}`, the fact is looked up in it", lookup)
+        inputs, fields = "inputs", "fields"
+        args: dict[str, Json] = {inputs: f"${id_}", fields: field_}
+        condition = f"'{field_}' not in {id_}"
+        draft.add(Step.model_validate({"id": lookup, "use": finder.name, "if": condition, "args": args}))
+    return f"${{{id_}.{field_} ?? {lookup}.{field_} ?? None}}"
+
+
+def _is_finder(callee: Callee) -> bool:
+    """Whether it copies named facts out of what it is given."""
+    return callee.kind == "agent" and callee.result == "record" and callee.parameter("fields") is not None
+
+
 # what the goal asks for ---------------------------------------------------------------------------------------
 
 
 def _write_what_was_asked(draft: _Draft) -> None:
     """The final write that the goal names and the plan forgot."""
     writer = _writer(draft.catalogue)
-    targets = [n.text for n in draft.found if n.kind == "path" and n.part == "target"]
+    targets = [n.text for n in draft.found if n.is_written]
     value = _outcome(draft)
     if writer is None or value is None or len(targets) != 1:
         return
@@ -400,14 +433,21 @@ def _outcome(draft: _Draft) -> Json:
 
 
 def _answer_with_something(draft: _Draft) -> None:
-    """An answer that reads nothing, after a last step that only computes, was meant to give its value."""
+    """An answer that reads nothing, after a last step that only computes, was meant to give its value.
+
+    So was one with a number that the goal does not have: a planner has not seen any data to take it from.
+    """
     if not draft.steps or names(draft.answer):
         return
+    said = {n.text for n in draft.found if n.kind == "number"}
+    is_made_up = not said.issuperset(re.findall(r"\d+(?:\.\d+)?", str(draft.answer or "")))
     callee = draft.callee(draft.steps[-1])
-    if callee is None or callee.is_reading:
-        if draft.answer is not None:
-            draft.note("R-113", f"the answer is the value of `{draft.steps[-1].id}`")
-        draft.answer = f"${draft.steps[-1].id}"
+    value = _outcome(draft) if callee is not None and not callee.is_reading else f"${draft.steps[-1].id}"
+    if value is None or (callee is not None and not callee.is_reading and not is_made_up):
+        return
+    if draft.answer is not None:
+        draft.note("R-113", f"the answer is `{value}`")
+    draft.answer = value
 
 
 def _drop_unused(draft: _Draft, frozen: set[StepId]) -> None:

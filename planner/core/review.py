@@ -27,13 +27,15 @@ def criteria(found: tuple[Named, ...], success: str | None) -> tuple[Criterion, 
     """
     result = [
         Criterion(id=f"c{i}", kind="written", text=item.text)
-        for i, item in enumerate((n for n in found if n.kind == "path" and n.part == "target"), start=1)
+        for i, item in enumerate((n for n in found if n.is_written), start=1)
     ]
     if success:
         inner = success.strip()
-        is_expression = inner.startswith("${") and inner.endswith("}")
-        kind, text = ("expression", inner[2:-1]) if is_expression else ("text", inner)
-        result.append(Criterion(id=f"c{len(result) + 1}", kind=kind, text=text))
+        id_ = f"c{len(result) + 1}"
+        if inner.startswith("${") and inner.endswith("}"):
+            result.append(Criterion(id=id_, kind="expression", text=inner[2:-1]))
+        else:
+            result.append(Criterion(id=id_, kind="text", text=inner))
     return tuple(result)
 
 

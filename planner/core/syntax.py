@@ -149,6 +149,9 @@ def _string(text: str, opening: str, at: int) -> tuple[str, int]:
     """
     quote = opening[-3:] if opening.endswith(("'''", '"""')) else opening[-1]
     prefix = opening.removesuffix(quote)
+    if iskeyword(prefix):
+        literal, at = _string(text, quote, at)
+        return f"{prefix} {literal}", at
     if prefix not in ("", "f", "F"):
         raise PlanError("P-201", f"`{prefix}` cannot stand before a text; only `f` can")
     pieces = [quote]

@@ -94,9 +94,10 @@ def _argument(parameter: Parameter, names: tuple[str, ...]) -> Json:
     if parameter.choices:
         return {"enum": list(parameter.choices)}
     if parameter.type in {"path", "folder"} and names:
+        if parameter.type == "folder":
+            return {"anyOf": [{"enum": [*names, "."]}, {"type": "string", "pattern": f"^{_REFERENCE}$"}]}
         reference: Json = {"type": "string", "pattern": f"^(?:{_REFERENCE}|{_WITH_REFERENCE})$"}
-        words: list[Json] = [*names, *(["."] if parameter.type == "folder" else [])]
-        return {"anyOf": [{"enum": words}, reference]}
+        return {"anyOf": [{"enum": list(names)}, reference]}
     return _text()
 
 

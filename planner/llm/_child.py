@@ -121,7 +121,7 @@ def _serve_until_idle(server: Any, record: Path, *, idle_s: float) -> None:  # n
 
 def _activity(server: Any, record: Path) -> tuple[str, int]:  # noqa: ANN401
     """Changes whenever the server works, and whenever somebody is given its address."""
-    return json.loads(server.handle_metrics()), record.stat().st_mtime_ns
+    return server.handle_metrics(), record.stat().st_mtime_ns
 
 
 def _is_quiet(activity: tuple[str, int]) -> bool:
