@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import GenericAlias
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
@@ -18,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from planner.core import wire
 from planner.core.catalog import Callee, Declaration, Parameter
 from planner.core.check import Problem
-from planner.core.decide import AskPlanner
+from planner.core.commands import AskPlanner
 from planner.core.events import Fault, PlanProposed, Usage
 from planner.core.goal import Named
 from planner.core.labels import Json
@@ -252,7 +253,8 @@ def _record_of(fields: Mapping[str, str]) -> type[BaseModel]:
     made: dict[str, Any] = {}
     for index, (name, kind) in enumerate(fields.items()):
         item = re.fullmatch(r"list\[(\w+)\]", kind)
-        python: Any = list[_PYTHON_TYPES.get(item[1], str)] if item else _PYTHON_TYPES.get(kind, str)
+        one = _PYTHON_TYPES.get(item[1] if item else kind, str)
+        python: Any = GenericAlias(list, (one,)) if item else one
         made[f"f{index}"] = (python | None, Field(alias=name))
     return create_model("Record", __config__=ConfigDict(populate_by_name=True), **made)
 
@@ -282,7 +284,8 @@ async def choose(arguments: Mapping[str, Json], model: Model, prompt: Prompt) ->
     options = list(dict.fromkeys(option for option in options if option))
     if len(options) < 2:
         raise ToolError("T-304", f"`agent.choose` needs at least two options, not `{raw}`", error_class="invalid")
-    shape = create_model("Choice", __base__=_Choice, option=(Literal[tuple(options)], ...))
+    chosen: Any = Literal[tuple(options)]
+    shape = create_model("Choice", __base__=_Choice, option=(chosen, ...))
     messages = _messages(
         prompt,
         question=_plain(arguments["question"]),

@@ -30,7 +30,7 @@ from planner.core.policy import Policy, Principal, Rule
 from planner.core.review import criteria
 from planner.core.state import Run, fold
 from planner.engine import Approver, Engine, Outside
-from planner.errors import UserError
+from planner.errors import JournalError, UserError
 from planner.journal import Journal, Lease, SqliteJournal
 from planner.llm.model import Model
 from planner.llm.pool import Consent, Pool
@@ -120,6 +120,7 @@ class Assistant:
         folder: Path | None = None,
         on_ask: OnAsk = "wait",
         consent: Consent | None = None,
+        progress: Callable[[int, int], None] | None = None,
         is_shared: bool = False,
         environ: Mapping[str, str] | None = None,
     ) -> None:
@@ -140,8 +141,8 @@ class Assistant:
             self.settings.models,
             named=model,
             environ=self._environ,
-            state=self._state,
             consent=consent,
+            progress=progress,
             is_shared=is_shared,
         )
 
@@ -157,9 +158,7 @@ class Assistant:
         settings = config.load(place, environ)
         own = Toolbox.load(place / "tools") if (place / "tools").is_dir() else Toolbox.of()
         if place != reference:
-            builtin = Toolbox.load(reference / "tools")
-            taken = [name for name in builtin.catalogue if settings.tools.takes(name)]
-            own = builtin.only(taken).merged(own)
+            own = Toolbox.load(reference / "tools", only=settings.tools.builtin).merged(own)
         return cls(own, settings=settings, folder=place, **options)
 
     @property
@@ -236,6 +235,10 @@ class Assistant:
         if run.finished is not None:
             return result_of(run)
         lease = await self.journal.acquire(run_id, _owner())
+        checked = await self.journal.verify(run_id)
+        if checked.problem:
+            await self.journal.release(lease)
+            raise JournalError("J-301", f"the record of run `{run_id}` is damaged: {checked.problem}")
         run = fold(await self.journal.read(run_id))
         resumed = RunResumed(owner=lease.owner)
         await self.journal.append(lease, run.run_seq, [resumed], at=datetime.now(UTC))
@@ -257,7 +260,7 @@ class Assistant:
             workspace=Path(run.started.setup.workspace),
             approver=self._approver,
             secrets={k: v.get_secret_value() for k, v in self.settings.secrets.values(self._environ).items()},
-            observe=lambda recorded: [observer(recorded) for observer in observers] and None,
+            observe=_all(observers),
         )
         engine = Engine(outside, lease, run)
         self._running[run.id] = engine
@@ -298,6 +301,14 @@ class Assistant:
         return RunStarted(goal=text, principal=principal, setup=setup, named=found, criteria=wanted, plan=plan)
 
 
+def _all(observers: Sequence[Callable[[Recorded], None]]) -> Callable[[Recorded], None]:
+    def observe(recorded: Recorded) -> None:
+        for observer in observers:
+            observer(recorded)
+
+    return observe
+
+
 def run_sync(work: Coroutine[Any, Any, T]) -> T:
     """The result of async work from ordinary code: `run_sync(assistant.run("..."))`.
 
@@ -330,7 +341,8 @@ def _looked_up(item: Named, workspace: Path) -> Named:
     """What the goal names, as the workspace holds it: only names are looked at, never content."""
     if item.kind not in {"path", "folder"} or item.text.startswith("/") or ".." in item.text.split("/"):
         return item
-    place, spelled = workspace, []
+    place = workspace
+    spelled: list[str] = []
     for part in (p for p in item.text.split("/") if p not in {"", "."}):
         name = _entry(place, part)
         if name is None:

@@ -32,7 +32,7 @@ class Kind:
 
     word: str
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:  # noqa: ANN401 (Pydantic's protocol)
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         """The annotation's own schema behind the coercion."""
         return core_schema.no_info_before_validator_function(lambda v: coerce(self.word, v), handler(source))
 
@@ -63,10 +63,10 @@ class Shape:
     choices: tuple[str, ...] = ()
 
 
-_PLAIN = {str: "text", bool: "boolean", int: "integer", float: "number", dict: "record"}
+_PLAIN: dict[object, str] = {str: "text", bool: "boolean", int: "integer", float: "number", dict: "record"}
 
 
-def shape(annotation: Any) -> Shape:  # noqa: ANN401 (an annotation may be any object)
+def shape(annotation: object) -> Shape:
     """The shape of an annotation. Raises `TypeError` for one that the plan language has no word for."""
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
@@ -89,7 +89,7 @@ def shape(annotation: Any) -> Shape:  # noqa: ANN401 (an annotation may be any o
     return _marked(word, annotation)
 
 
-def _marked(word: str, annotation: Any, choices: tuple[str, ...] = ()) -> Shape:  # noqa: ANN401
+def _marked(word: str, annotation: object, choices: tuple[str, ...] = ()) -> Shape:
     return Shape(word, Annotated[annotation, Kind(word)], choices)
 
 
@@ -104,7 +104,7 @@ def _union(members: Sequence[Any]) -> Shape:
     return replace(inner, annotation=inner.annotation | None) if len(real) < len(members) else inner
 
 
-def _is_row(annotation: Any) -> bool:  # noqa: ANN401
+def _is_row(annotation: object) -> bool:
     """Whether every value of it is a record with the same keys."""
     is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
     return is_model or is_typeddict(annotation) or is_dataclass(annotation)
@@ -116,7 +116,7 @@ class _Choices:
 
     words: tuple[str, ...]
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:  # noqa: ANN401
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_before_validator_function(self._meant, handler(source))
 
     def _meant(self, value: object) -> object:

@@ -20,7 +20,7 @@ from typing import Literal, TypeAlias, assert_never
 
 from planner import agents
 from planner.core.catalog import Callee
-from planner.core.decide import (
+from planner.core.commands import (
     AskHuman,
     AskPlanner,
     AskValidator,
@@ -30,8 +30,8 @@ from planner.core.decide import (
     Record,
     ScheduleRetry,
     StartTimer,
-    decide,
 )
+from planner.core.decide import decide
 from planner.core.events import (
     BlobId,
     CancelRequested,
@@ -139,6 +139,8 @@ class Engine:
             return self._run
         finally:
             await self._stop(renewing, *self._tasks.values())
+            async with self._turn:  # an append under way goes on to its end
+                pass
 
     async def cancel(self, by: str) -> None:
         """Ask the run to stop; calls under way get some seconds, then count as in doubt."""
@@ -177,20 +179,26 @@ class Engine:
             await self._outside.journal.renew(self._lease)
 
     async def _append(self, *events: Event, decided_on: Run | None = None) -> None:
-        """Append and evolve. What was decided on a state that has moved on since is left to a new decision."""
+        """Append and evolve. What was decided on a state that has moved on since is left to a new decision.
+
+        A task that is cancelled here leaves the append to end by itself: the state never lags behind the journal.
+        """
+        await asyncio.shield(self._appended(events, decided_on))
+
+    async def _appended(self, events: Sequence[Event], decided_on: Run | None) -> None:
         async with self._turn:
             if decided_on is not None and decided_on is not self._run:
                 return
             at = self._outside.clock()
-            moved = self._run
+            trial = self._run
             for event in events:  # an illegal event is refused here, before it can reach the journal
-                moved = evolve(moved, Recorded(seq=0, run_id=moved.id, run_seq=moved.run_seq + 1, at=at, event=event))
+                trial = evolve(trial, Recorded(seq=0, run_id=trial.id, run_seq=trial.run_seq + 1, at=at, event=event))
             durable = any(self._is_vital(event) for event in events)
             journal, before = self._outside.journal, self._run.run_seq
             recorded = await journal.append(self._lease, before, events, at=at, durable=durable)
-            self._run = moved
-            if self._outside.observe is not None:
-                for one in recorded:
+            for one in recorded:
+                self._run = evolve(self._run, one)
+                if self._outside.observe is not None:
                     self._outside.observe(one)
         self._changed.set()
 
@@ -323,7 +331,15 @@ class Engine:
         if callee.kind == "agent":
             role, play = agents.ROLES[callee.name]
             return await play(arguments, await self._outside.model(role), self._outside.prompt(role))
-        value = await self._outside.toolbox.call(callee.name, arguments, self._context(path, key))
+        limit_s = callee.declaration.timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                value = await self._outside.toolbox.call(callee.name, arguments, self._context(path, key))
+        except TimeoutError as error:
+            late = f"`{callee.name}` did not end within {limit_s} s"
+            if callee.is_reading:
+                raise ToolError("T-298", late, error_class="unavailable") from error
+            raise ToolInDoubt("T-298", late) from error
         return agents.Answered(value)
 
     async def _probe(self, command: Probe) -> bool | None:
@@ -342,8 +358,10 @@ class Engine:
         return ToolContext(
             workspace=self._outside.workspace,
             key=key,
-            keep=lambda name, content: _from_thread(loop, self._keep(path, name, content)),
-            kept=lambda name: _from_thread(loop, self._content(path, name)),
+            keep=lambda name, content: asyncio.run_coroutine_threadsafe(
+                self._keep(path, name, content), loop
+            ).result(),
+            kept=lambda name: asyncio.run_coroutine_threadsafe(self._content(path, name), loop).result(),
             secrets=self._outside.secrets,
         )
 
@@ -354,7 +372,7 @@ class Engine:
             await self._append(ContentKept(path=path, name=name, blob=blob))
 
     async def _content(self, path: StepPath, name: str) -> bytes | None:
-        blob = self._run.step(path).kept.get(name)
+        blob = self._run.step(path).kept[name]
         return None if blob is None else await self._outside.journal.get_blob(self._run.id, blob)
 
     # people
@@ -378,13 +396,6 @@ class Engine:
         else:
             by = self._outside.approver_name
             await self._append(HumanAnswered(path=command.path, answer=decided, by=by))
-
-
-def _from_thread(loop: asyncio.AbstractEventLoop, work: Awaitable[bytes | None]) -> bytes | None:
-    async def awaited() -> bytes | None:
-        return await work
-
-    return asyncio.run_coroutine_threadsafe(awaited(), loop).result()
 
 
 def _fault(error: PlannerError) -> Fault:

@@ -51,26 +51,26 @@ class PlannerError(Exception):
         self.error_class: ErrorClass = error_class or self.default_class
 
     def __str__(self) -> str:
-        tail = f" {self.hint}" if self.hint else ""
-        return f"[{self.code}] {self.message}{tail}"
+        told = f"[{self.code}] {self.message}"
+        return f"{told}. {self.hint}" if self.hint else told
 
 
 class UserError(PlannerError):
     """A goal, an option, a folder or a setting is wrong."""
 
-    default_class = "invalid"
+    default_class: ClassVar[ErrorClass] = "invalid"
 
 
 class PlanError(PlannerError):
     """A plan or an expression cannot mean what it says."""
 
-    default_class = "invalid"
+    default_class: ClassVar[ErrorClass] = "invalid"
 
 
 class PolicyError(PlannerError):
     """A rule, a person or a budget said no."""
 
-    default_class = "denied"
+    default_class: ClassVar[ErrorClass] = "denied"
 
 
 class ToolError(PlannerError):
@@ -80,10 +80,10 @@ class ToolError(PlannerError):
 class ModelError(PlannerError):
     """A model or the way to it failed."""
 
-    default_class = "unavailable"
+    default_class: ClassVar[ErrorClass] = "unavailable"
 
 
 class JournalError(PlannerError):
     """The record of runs refused a change or is damaged."""
 
-    default_class = "conflict"
+    default_class: ClassVar[ErrorClass] = "conflict"

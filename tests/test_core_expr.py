@@ -196,7 +196,8 @@ def test_a_wrong_read_names_the_way_out(source: str, code: str, part: str) -> No
 
 def test_an_error_quotes_the_start_of_a_long_expression_and_the_names_there_are() -> None:
     error = failure("${" + "1 + " * 30 + "nope}")
-    assert "1 + 1…`: " in str(error)
+    assert str(error).startswith("[P-204] `1 + 1 + 1 + 1")
+    assert "1 +…`: " in str(error)
     assert error.choices == tuple(sorted(SCOPE))
 
 
@@ -228,6 +229,7 @@ def test_an_error_quotes_the_start_of_a_long_expression_and_the_names_there_are(
         ("{'x': s2.total, 'y': s3[0]}", {"x": 12, "y": {"name": "a", "price": 3}}),
         ("len(s3)", 2),
         ("not s2.none", True),
+        ("[x for x in s2.items for y in s2.items if y > 2 if x > 1]", [2, 3]),
     ],
 )
 def test_an_expression_reads_what_is_in_scope(source: str, value: Json) -> None:
@@ -243,7 +245,6 @@ BOMBS = [
     "['x' * 10 ** 6 for a in range(10 ** 4)]",
     "['x' * 10 ** 5] * 10 ** 5",
     "'x' * 10 ** 5 * 10 ** 5",
-    "len(" * 20 + "'x'" + "* 10 ** 6)" * 20,
     "[len(data) for a in range(10 ** 4)]",
     "[sorted(range(10 ** 5)) for a in range(10 ** 4)]",
     "[list(data) for a in range(10 ** 4)]",
@@ -274,7 +275,7 @@ def test_no_expression_takes_long_or_grows_large(source: str) -> None:
 def test_limits_can_be_set_lower() -> None:
     low = Limits(steps=5, size=10, depth=3)
     assert evaluate("1 + 2", {}, limits=low).value == 3
-    for source in ("1 + 1 + 1", "'a' * 11", "[[[[1]]]]"):
+    for source in ("[1, 2, 3, 4, 5]", "'a' * 11", "[[[[1]]]]"):
         with pytest.raises(PlanError) as caught:
             evaluate(source, {}, limits=low)
         assert (caught.value.code, caught.value.error_class) == ("P-210", "limit")

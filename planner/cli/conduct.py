@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -33,7 +34,7 @@ def state_dir(options: Options) -> Path:
     return config.state_dir(options.state, os.environ)
 
 
-def display_for(options: Options, *, title: str = "") -> Display:
+def display_for(options: Options, *, title: str = "", is_planning: bool = False) -> Display:
     """JSON if asked for, a picture on a terminal, else plain lines."""
     if options.is_json:
         return JsonLines()
@@ -41,7 +42,7 @@ def display_for(options: Options, *, title: str = "") -> Display:
         return Lines()
     from planner.cli.tree import Tree
 
-    return Tree(title=title)
+    return Tree(title=title, is_passing=is_planning and sys.stdout.isatty())
 
 
 def on_ask(options: Options, *, otherwise: Literal["wait", "deny"]) -> Literal["prompt", "wait", "deny"]:
@@ -105,7 +106,12 @@ async def follow(assistant: Assistant, display: Display, work: Work, *, is_plann
             leave_within(LEAVE_S)
         run = display.watch.run
         if working.cancelled():
-            terminal.say("stopped" if run is None else f"stopped at once; to go on: planner runs resume {run.id}")
+            left = (
+                "before a run began"
+                if run is None
+                else f"at once; the run is left open: planner runs resume {run.id}"
+            )
+            terminal.say(f"stopped {left}")
             return EXITS["cancelled"]
         working.result()
         assert run is not None, "work that ends well was observed"

@@ -11,7 +11,8 @@ import asyncio
 import os
 import sys
 import termios
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 from planner import config
@@ -19,12 +20,24 @@ from planner.cli import terminal
 from planner.cli.display import Display
 from planner.cli.options import Options
 from planner.cli.terminal import excerpt, line
+from planner.core.catalog import Effect
 from planner.core.labels import Integrity, Json, Label
 from planner.engine import Answer, Approver, Card
 from planner.errors import UserError
 
 SHOWN_CHARACTERS = 300
 """Of each argument on a card; how long it is stands beside it."""
+EFFECTS: Mapping[Effect, str] = {
+    "pure": "computes, and touches nothing",
+    "read": "looks at something of yours",
+    "fetch": "looks at something outside, which sees the request",
+    "write": "changes something of yours",
+    "send": "sends something to others",
+    "spend": "spends money",
+    "delete": "deletes something",
+    "account": "changes accounts or rights",
+    "execute": "may do anything this process may",
+}
 
 
 # ---- code --------------------------------------------------------------------------------------------------
@@ -65,27 +78,25 @@ def _offer(folder: Path, content: str) -> Iterator[str]:
 # ---- downloads ---------------------------------------------------------------------------------------------
 
 
-def to_download(options: Options, display: Display | None = None) -> Callable[[str], bool]:
-    """Answers for downloads: yes with `--yes`, else the person at the terminal."""
-
-    def consent(offer: str) -> bool:
-        if options.is_agreed:
-            for text in offer.splitlines():
-                display.note(line(text)) if display else terminal.say(line(text))
-            return True
-        if options.is_json or not terminal.is_interactive():
-            return False
-        if display is None:
-            return _asked(offer)
-        with display.paused():
-            return _asked(offer)
-
-    return consent
+def to_download(options: Options, display: Display | None = None) -> Callable[[str], bool] | None:
+    """Answers for downloads: yes with `--yes`, else the person at the terminal; None where nobody could agree."""
+    if options.is_agreed:
+        return lambda offer: _said(offer, display)
+    if options.is_json or not terminal.is_interactive():
+        return None
+    return lambda offer: _asked(offer, display)
 
 
-def _asked(offer: str) -> bool:
-    terminal.say(terminal.safe(offer))
-    return terminal.agrees("Download it?")
+def _said(offer: str, display: Display | None) -> bool:
+    for text in offer.splitlines():
+        (display.note if display else terminal.say)(line(text))
+    return True
+
+
+def _asked(offer: str, display: Display | None) -> bool:
+    with display.paused() if display else nullcontext():
+        terminal.say(terminal.safe(offer))
+        return terminal.agrees("Download it?")
 
 
 # ---- calls -------------------------------------------------------------------------------------------------
@@ -110,16 +121,16 @@ def approver(display: Display) -> Approver:
 def shown(card: Card) -> Iterator[str]:
     """The card as lines: what would be called, with what, where each argument is from, and why it is asked."""
     declared = card.callee.declaration
-    undo = "" if card.callee.is_reading else ", can be put back" if declared.reversible else ", cannot be put back"
+    undo = "" if card.callee.is_reading else "; can be put back" if declared.reversible else "; cannot be put back"
     yield ""
     yield f"{card.path}  {line(card.callee.name)}: {line(card.callee.summary)}"
-    yield f"  effect  {declared.effect}{undo}"
     given = card.arguments.value if isinstance(card.arguments.value, dict) else {}
     width = max([len("effect"), *map(len, given)])
+    yield f"  {'effect':{width}}  {declared.effect}: {EFFECTS[declared.effect]}{undo}"
     for name, value in given.items():
         yield f"  {line(name):{width}}  {_value(value)}"
         yield f"  {'':{width}}  ({origin(card.arguments.at((name,)).overall())})"
-    yield f"  why     {line(card.reason)}"
+    yield f"  {'why':{width}}  {line(card.reason)}"
 
 
 def _value(value: Json) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -10,7 +11,7 @@ from datetime import UTC
 from typing import Protocol
 
 from planner.cli import terminal
-from planner.cli.progress import Row, Watch, call, certificate, ending, row, rows, told
+from planner.cli.progress import Row, Watch, call, certificate, ending, row, rows, told, use
 from planner.core.events import (
     HumanAsked,
     PlanAbandoned,
@@ -98,7 +99,12 @@ class Lines:
 
     def answer(self, run: Run, *, is_planned: bool) -> None:
         """The result as text, or the plan and its certificate."""
-        give(self.watch, run, is_planned=is_planned)
+        if is_planned:
+            give_plan(self.watch, run)
+            return
+        for text in ending(self.watch):
+            terminal.say(text)
+        give_result(run)
 
 
 class DownloadLines:
@@ -116,15 +122,19 @@ class DownloadLines:
             terminal.say(f"download {terminal.download(done, total, time.monotonic() - self._began)}")
 
 
-def give(watch: Watch, run: Run, *, is_planned: bool) -> None:
-    """Ends a display for people: the last words on standard error, the result or plan on standard output."""
-    if is_planned:
-        for text in planned(watch):
-            terminal.put(text)
-        return
+def give_plan(watch: Watch, run: Run) -> None:
+    """The plan and its certificate on standard output."""
+    for text in planned(run):
+        terminal.put(text)
     for text in ending(watch):
         terminal.say(text)
+
+
+def give_result(run: Run) -> None:
+    """The result, if the run has one, on standard output."""
     if run.finished is not None and run.finished.result.value is not None:
+        if sys.stdout.isatty():
+            terminal.say("")
         terminal.put(pretty(run.finished.result.value))
 
 
@@ -133,15 +143,14 @@ def pretty(value: Json) -> str:
     return value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
 
 
-def planned(watch: Watch) -> Iterator[str]:
+def planned(run: Run) -> Iterator[str]:
     """A plan and its certificate in full."""
-    run = watch.run
-    if run is None or run.plan is None:
-        return
-    for step in run.plan.steps:
-        yield f"{step.id:<4} {call(step)}"
-    if run.plan.answer is not None:
-        yield f"answer {terminal.excerpt(run.plan.answer, 100)}"
+    plan = run.plan
+    assert plan is not None, "only an accepted plan is shown"
+    width = max([len("answer"), *(len(step.id) for step in plan.steps)])
+    yield from (f"{step.id:{width}}  {call(step)}" for step in plan.steps)
+    if plan.answer is not None:
+        yield f"{'answer':{width}}  {terminal.excerpt(plan.answer, 100)}"
     yield from certificate(run)
 
 
@@ -239,7 +248,7 @@ def outcome(run: Run, *, is_planned: bool = False) -> dict[str, Json]:
         plan = run.plan.model_dump(mode="json", by_alias=True)
         return {"type": "RunPlanned", **spent, "plan": plan, "certificate": run.certificate.model_dump(mode="json")}
     questions: list[Json] = [
-        {"path": path, "question": state.question, "reason": state.reason}
+        {"path": path, "use": use(run, path), "question": state.question, "reason": state.reason}
         for path, state in run.steps.items()
         if state.status == "asked"
     ]

@@ -52,7 +52,7 @@ def pull(options: Options) -> int:
     alias = options.words[0] if options.words else weights.known()[0].alias
     path = weights.pull(
         alias,
-        consent=consent.to_download(options),
+        consent=consent.to_download(options) or (lambda _: False),
         progress=_Meter() if terminal.is_lively() and not options.is_json else DownloadLines(),
         offline=os.environ.get("PLANNER_OFFLINE", "") not in {"", "0"},
         file=options.file,

@@ -141,7 +141,7 @@ def certificate(run: Run) -> Iterator[str]:
     """What the check says of the plan: one line per effect, gate, repair and piece of advice."""
     if run.certificate is None:
         return
-    yield from (f"changes  {line(text, CALL_CHARACTERS)}" for text in run.certificate.effects)
+    yield from (f"changes  {line(text, CALL_CHARACTERS)}" for text in run.certificate.effects or ("nothing",))
     yield from (f"asks     {line(text, CALL_CHARACTERS)}" for text in run.certificate.gates)
     yield from (f"mended   {line(repair.message, CALL_CHARACTERS)}" for repair in run.certificate.repairs)
     yield from (f"note     {line(text, CALL_CHARACTERS)}" for text in run.certificate.advice)
@@ -221,9 +221,9 @@ def call(step: Step) -> str:
     return line(words + each + condition, CALL_CHARACTERS)
 
 
-def told(fault: Fault | None) -> str:
+def told(fault: Fault | None, limit: int = NOTE_CHARACTERS) -> str:
     """A fault as one line."""
-    return "" if fault is None else line(f"[{fault.code}] {fault.message}", NOTE_CHARACTERS)
+    return "" if fault is None else line(f"[{fault.code}] {fault.message}", limit)
 
 
 # ---- sentences ---------------------------------------------------------------------------------------------
@@ -253,27 +253,34 @@ def costs(run: Run) -> str:
     return f"{spent.tokens:,} tokens · {money(None if spent.unpriced else spent.cost_usd)}"
 
 
+def status(run: Run) -> str:
+    """The run's status in words; one that nobody runs at the moment is planned or stopped."""
+    if run.status == "running":
+        return "planned" if run.plan is not None and not run.steps else "stopped"
+    return run.status.replace("_", " ")
+
+
 def ending(watch: Watch) -> Iterator[str]:
     """How a run ended, or why it has not: a headline, then what there is to add."""
     run = watch.run
     if run is None:
         return
-    facts = [duration(watch.elapsed(run.at)), costs(run), f"run {run.id}"]
-    yield f"{run.status.replace('_', ' ')} · {' · '.join(fact for fact in facts if fact)}"
+    facts = [status(run), duration(watch.elapsed(run.at)), costs(run), f"run {run.id}"]
+    yield " · ".join(fact for fact in facts if fact)
     if run.finished is not None:
         yield from _why(run, run.finished)
     for path, state in run.steps.items():
         if run.finished is None and state.status == "asked":
-            yield f"  {path} {_use(run, path)} waits for a person: {line(state.reason)}"
-    if run.status == "waiting":
-        yield f"  answer with: planner runs resume {run.id}"
+            yield f"  {path} {use(run, path)} waits for a person: {line(state.reason)}"
+    if run.finished is None:
+        yield f"  {'to answer' if run.status == 'waiting' else 'to run it'}: planner runs resume {run.id}"
 
 
 def _why(run: Run, finished: RunFinished) -> Iterator[str]:
     if finished.status not in {"completed", "unverified"} and finished.reason:
         yield f"  {line(finished.reason)}"
     if finished.fault is not None:
-        yield f"  {told(finished.fault)}"
+        yield f"  {told(finished.fault, 600)}"
         if finished.fault.choices:
             yield f"  valid: {line(', '.join(finished.fault.choices), NOTE_CHARACTERS)}"
     if finished.status in {"unverified", "rejected"}:
@@ -306,6 +313,7 @@ def _worded(criterion: Criterion) -> str:
             return line(criterion.text)
 
 
-def _use(run: Run, path: StepPath) -> str:
+def use(run: Run, path: StepPath) -> str:
+    """What the step of that path calls."""
     step = run.plan.step(split_path(path)[0]) if run.plan is not None else None
     return line(step.use) if step is not None and step.use is not None else "let"

@@ -18,10 +18,10 @@ def run(options: Options) -> int:
     """Reaches the goal in `options.words`; with `--plan-only` or `--dry-run` only its plan is made."""
     goal = _goal(options.words)
     asking = on_ask(options, otherwise="deny")
-    display = display_for(options, title=goal)
+    is_planning = options.is_plan_only or options.is_dry_run
+    display = display_for(options, title=goal, is_planning=is_planning)
     approver = consent.approver(display) if asking == "prompt" else None
     assistant = opened(options, display, asking=asking, approver=approver)
-    is_planning = options.is_plan_only or options.is_dry_run
 
     async def work(observe: Observer) -> None:
         reach = _planned if is_planning else _reached

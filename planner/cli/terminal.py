@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _JOINERS = "\u200c\u200d"
 """Invisible, and yet needed: without them Persian, Hindi and family emoji fall apart."""
+_PLAIN = str.maketrans({"·": "|", "…": "..."})
+"""Our own ornaments, for terminals that have ASCII only."""
 
 
 def safe(text: str) -> str:
@@ -114,7 +116,8 @@ def put_json(value: object) -> None:
 
 def say(text: str) -> None:
     """Writes a line beside the answer. The caller made it safe."""
-    _write(sys.stderr, text)
+    is_unicode = sys.stderr.encoding.lower().startswith("utf")
+    _write(sys.stderr, text if is_unicode else text.translate(_PLAIN))
 
 
 def _write(stream: IO[str], text: str) -> None:
@@ -161,9 +164,9 @@ def is_interactive() -> bool:
 
 
 def is_lively() -> bool:
-    """Whether standard error is a terminal that may be drawn on."""
-    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    return sys.stderr.isatty() and not plain
+    """Whether standard error is a terminal that may be drawn on, and has the signs for it."""
+    is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return sys.stderr.isatty() and not is_plain and sys.stderr.encoding.lower().startswith("utf")
 
 
 def agrees(question: str) -> bool:

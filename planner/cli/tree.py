@@ -13,38 +13,43 @@ from datetime import UTC, datetime
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from planner.cli import terminal
-from planner.cli.display import give
-from planner.cli.progress import Mark, Row, Watch, certificate, costs, count, rows
+from planner.cli.display import give_plan, give_result
+from planner.cli.progress import Mark, Row, Watch, certificate, costs, count, ending, rows
 from planner.cli.terminal import duration, line
-from planner.core.events import Recorded
+from planner.core.events import Recorded, RunStatus
 from planner.core.state import Run
 
 FRAMES_PER_S = 5
 """Enough to look alive; drawing must not take the cores away from a local model."""
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
-PLAIN_SPINNER = "|/-\\"
 
-SIGNS: dict[Mark, tuple[str, str, str]] = {
-    "pending": ("·", ".", "dim"),
-    "running": ("", "", "cyan"),
-    "done": ("✓", "+", "green"),
-    "failed": ("✗", "x", "red"),
-    "skipped": ("-", "-", "dim"),
-    "asked": ("?", "?", "yellow"),
-    "retrying": ("↻", "~", "yellow"),
-    "doubt": ("!", "!", "yellow"),
+SIGNS: dict[Mark, tuple[str, str]] = {
+    "pending": ("·", "dim"),
+    "running": ("", "cyan"),
+    "done": ("✓", "green"),
+    "failed": ("✗", "red"),
+    "skipped": ("-", "dim"),
+    "asked": ("?", "yellow"),
+    "retrying": ("↻", "yellow"),
+    "doubt": ("!", "yellow"),
 }
-"""Per mark: its sign, the sign where the terminal has ASCII only, and its colour. What runs, spins."""
+"""Per mark its sign and its colour. What runs, spins."""
+
+ENDS: dict[RunStatus, Mark] = {"completed": "done", "unverified": "asked", "waiting": "asked"}
+"""The mark of a run's end; any other end is a failure."""
 
 
 class Tree:
-    """Draws on standard error; the result goes to standard output when the picture stands still."""
+    """Draws on standard error; the result goes to standard output when the picture stands still.
 
-    def __init__(self, *, title: str = "") -> None:
+    `title` stands there until there is a run. With `is_passing` nothing of the picture stays.
+    """
+
+    def __init__(self, *, title: str = "", is_passing: bool = False) -> None:
+        self._is_passing = is_passing
         self.watch = Watch()
         self._console = Console(stderr=True, highlight=False)
         self._title = title
@@ -61,7 +66,7 @@ class Tree:
     def __exit__(self, *_: object) -> None:
         if self._ticking is not None:
             self._ticking.cancel()
-        self._live.transient = self.watch.run is None
+        self._live.transient = self._is_passing or self.watch.run is None
         self._draw()
         self._live.stop()
 
@@ -89,8 +94,16 @@ class Tree:
             self._live.start(refresh=True)
 
     def answer(self, run: Run, *, is_planned: bool) -> None:
-        """The last words, and the result or the plan."""
-        give(self.watch, run, is_planned=is_planned)
+        """The last words in the colour of their kind, and the result or the plan."""
+        if is_planned:
+            give_plan(self.watch, run)
+            return
+        sign, colour = SIGNS[ENDS.get(run.status, "failed")]
+        headline, *rest = ending(self.watch)
+        self._console.print(Text(f"{sign} {headline}", colour))
+        for text in rest:
+            self._console.print(Text(text), soft_wrap=True)
+        give_result(run)
 
     def _fresh(self) -> Live:
         return Live(console=self._console, auto_refresh=False, get_renderable=self._picture, redirect_stdout=False)
@@ -107,47 +120,43 @@ class Tree:
 
     def _picture(self) -> RenderableType:
         title = self._download or self._title
-        return picture(self.watch, datetime.now(UTC), title=title, is_ascii=not _is_unicode(self._console))
+        return picture(self.watch, datetime.now(UTC), width=self._console.width, title=title)
 
 
-def picture(watch: Watch, now: datetime, *, title: str = "", is_ascii: bool = False) -> RenderableType:
-    """The run as it stands at `now`."""
+def picture(watch: Watch, now: datetime, *, width: int, title: str = "") -> RenderableType:
+    """The run as it stands at `now`, for a terminal of `width` columns."""
     run = watch.run
     if run is None:
-        return Text.assemble((_spin(now, is_ascii=is_ascii), "cyan"), " ", (line(title, 100), "bold"), ("  …", "dim"))
-    table = Table.grid(padding=(0, 1), expand=False)
-    for width in (1, None, None):
-        table.add_column(width=width, no_wrap=True, overflow="ellipsis")
-    table.add_column(no_wrap=True, overflow="ellipsis", style="dim")
+        return _one_line((_spin(now), "cyan"), " ", (line(title, 200), "bold"))
     told = rows(watch, now)
+    id_width = max(len(row.id) for row in told)
+    call_width = min(max(len(row.call) for row in told), width * 3 // 5)
+    body: list[Text] = []
     for row in told:
-        sign, colour = _sign(row, now, is_ascii=is_ascii)
-        table.add_row(Text(sign, colour), Text(row.id, "bold" if row.id == "plan" else ""), _called(row), row.note)
+        sign, colour = _sign(row, now)
+        faint = "dim" if row.mark in {"pending", "skipped"} else ""
+        callee, space, rest = line(row.call, call_width).partition(" ")
+        gap = " " * (call_width - len(callee + space + rest) + 2)
+        parts = (sign, colour), f" {row.id:{id_width}}  ", (callee, faint), (space + rest + gap + row.note, "dim")
+        body.append(_one_line(*parts))
         if row.id == "plan":
-            for text in certificate(run):
-                table.add_row("", "", Text(text, "dim"), "")
+            body += [_one_line((f"  {'':{id_width}}  {text}", "dim")) for text in certificate(run)]
+    head = _one_line((line(run.started.goal, 200), "bold"))
+    if run.finished is not None:
+        return Group(head, *body)
     facts = [count(run), duration(watch.elapsed(now)), costs(run)]
-    foot = Text("  " + " · ".join(fact for fact in facts if fact), "dim")
-    return Group(Text(line(run.started.goal, 200), "bold", no_wrap=True, overflow="ellipsis"), table, foot)
+    return Group(head, *body, _one_line(("  " + " · ".join(fact for fact in facts if fact), "dim")))
 
 
-def _called(row: Row) -> Text:
-    """The callee stands out from its arguments."""
-    name, space, rest = row.call.partition(" ")
-    if row.id == "plan":
-        return Text(row.call)
-    return Text.assemble((name, "dim" if row.mark in {"pending", "skipped"} else ""), (space + rest, "dim"))
+def _one_line(*parts: str | tuple[str, str]) -> Text:
+    """A line that the edge of the terminal cuts."""
+    return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
 
 
-def _sign(row: Row, now: datetime, *, is_ascii: bool) -> tuple[str, str]:
-    sign, plain, colour = SIGNS[row.mark]
-    return (plain if is_ascii else sign) or _spin(now, is_ascii=is_ascii), colour
+def _sign(row: Row, now: datetime) -> tuple[str, str]:
+    sign, colour = SIGNS[row.mark]
+    return sign or _spin(now), colour
 
 
-def _spin(now: datetime, *, is_ascii: bool) -> str:
-    frames = PLAIN_SPINNER if is_ascii else SPINNER
-    return frames[int(now.timestamp() * FRAMES_PER_S) % len(frames)]
-
-
-def _is_unicode(console: Console) -> bool:
-    return console.encoding.lower().startswith("utf")
+def _spin(now: datetime) -> str:
+    return SPINNER[int(now.timestamp() * FRAMES_PER_S) % len(SPINNER)]

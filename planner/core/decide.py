@@ -11,15 +11,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Literal, TypeAlias, assert_never
+from typing import Literal, assert_never
 
 from planner.core import order, values
 from planner.core.catalog import Callee, retrieve
 from planner.core.check import Problem, Terms, examine
+from planner.core.commands import (
+    AskHuman,
+    AskPlanner,
+    AskValidator,
+    Call,
+    Command,
+    Probe,
+    Record,
+    ScheduleRetry,
+    StartTimer,
+)
 from planner.core.events import (
-    Event,
     Fault,
     HumanAsked,
     MapResolved,
@@ -51,76 +59,6 @@ BACKOFF_S = 1.0
 CANDIDATE_FAULTS = frozenset({"M-108", "M-109", "M-110"})
 """Refused, empty or cut off: one more candidate may do better. Anything else a planner's model says is final."""
 RETRIABLE = frozenset({"unavailable", "failed", "limit"})
-
-
-@dataclass(frozen=True, slots=True)
-class AskPlanner:
-    """Ask for a plan over these callees; `problems` are those of the last candidates."""
-
-    revision: int
-    attempt: int
-    temperature: float
-    callees: tuple[str, ...]
-    problems: tuple[Problem, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """Call `callee`: `StepStarted` first, then the effect, then its outcome."""
-
-    path: StepPath
-    callee: str
-    attempt: int
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """Ask the tool whether an effect in doubt happened."""
-
-    path: StepPath
-    callee: str
-
-
-@dataclass(frozen=True, slots=True)
-class AskHuman:
-    """Put an open question to a person, if there is a way to one."""
-
-    path: StepPath
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduleRetry:
-    """Draw a due time about `delay_s` seconds from now."""
-
-    path: StepPath
-    attempt: int
-    delay_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class StartTimer:
-    """Append `TimerFired` when `due` has come."""
-
-    path: StepPath
-    due: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class AskValidator:
-    """Ask a model that can judge about these criteria."""
-
-    criteria: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """Append an event that follows from the rules alone."""
-
-    event: Event
-
-
-Command: TypeAlias = AskPlanner | Call | Probe | AskHuman | ScheduleRetry | StartTimer | AskValidator | Record
 
 
 def decide(run: Run) -> tuple[Command, ...]:

@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from inspect import signature
+from itertools import chain
 from keyword import iskeyword
 from typing import Any, NamedTuple, TypeAlias
 
@@ -396,22 +397,24 @@ _CHECKS: Mapping[type[ast.AST], Callable[[Any], Iterator[Flaw]]] = {
 
 def _names(node: ast.AST, bound: frozenset[str], *, spared: bool) -> Iterator[tuple[str, bool]]:
     """Every free name, with whether it stands on the left of a `??`."""
-    children = ast.iter_child_nodes(node)
+    children: Iterable[ast.AST] = ast.iter_child_nodes(node)
     match node:
         case ast.Name(id=name) if name not in bound:
             yield name, spared
         case ast.BinOp(op=ast.BitOr()):
             yield from _names(node.left, bound, spared=True)
-            children = iter([node.right])
+            children = [node.right]
         case ast.Call(func=ast.Name()):
-            children = iter([*node.args, *node.keywords])
+            children = [*node.args, *node.keywords]
         case ast.Lambda():
             bound |= {argument.arg for argument in node.args.args}
-            children = iter([node.body])
+            children = [node.body]
         case ast.ListComp() | ast.SetComp() | ast.GeneratorExp() | ast.DictComp():
             for loop in node.generators:
                 yield from _names(loop.iter, bound, spared=spared)
                 bound |= {part.id for part in ast.walk(loop.target) if isinstance(part, ast.Name)}
+            tests = (test for loop in node.generators for test in loop.ifs)
+            children = chain(tests, (child for child in children if isinstance(child, ast.expr)))
         case _:
             pass
     for child in children:

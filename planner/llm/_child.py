@@ -16,8 +16,6 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import xllamacpp
-
 CONTEXT_TOKENS = 8192
 """Costs 28 KiB a token: 230 MB for the default model."""
 SLOTS = 1
@@ -38,7 +36,7 @@ def main() -> None:
         _detach(record)
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever llama.cpp prints belongs into the log
-    server = xllamacpp.Server(_params(order))
+    server = _server(order)
     endpoint = json.dumps(
         {
             "api_base": f"{server.listening_address}/v1",
@@ -74,7 +72,9 @@ def _detach(record: Path) -> None:
     os._exit(0)
 
 
-def _params(order: dict[str, Any]) -> Any:  # noqa: ANN401  # the library has no types
+def _server(order: dict[str, Any]) -> Any:  # noqa: ANN401  # the library has no types
+    import xllamacpp  # not before the fork: what it loads for a GPU does not survive one
+
     params = xllamacpp.CommonParams()
     params.model.path = order["path"]
     params.model_alias = {order["alias"]}
@@ -90,7 +90,7 @@ def _params(order: dict[str, Any]) -> Any:  # noqa: ANN401  # the library has no
     params.endpoint_slots = False
     params.ui = False
     params.verbosity = 2  # warnings and errors
-    return params
+    return xllamacpp.Server(params)
 
 
 def _publish(record: Path, endpoint: str) -> None:

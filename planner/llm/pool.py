@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 from planner import config
 from planner.errors import ModelError
@@ -18,7 +17,7 @@ from planner.llm import weights
 from planner.llm.choose import LOCAL, Choice, choose
 from planner.llm.gateway import LiteLLMModel
 from planner.llm.local import private_server, shared_server
-from planner.llm.model import FREE, Model, Price, Profile, profile_of
+from planner.llm.model import FREE, Model, Profile, profile_of
 
 Consent = Callable[[str], bool]
 """Is asked before a download, with what it is, how large, and where it comes from."""
@@ -36,15 +35,13 @@ class Pool:
         *,
         named: str | Model | None = None,
         environ: Mapping[str, str],
-        state: Path,
         consent: Consent | None = None,
-        progress: weights.Progress | None = None,
+        progress: Callable[[int, int], None] | None = None,
         is_shared: bool = False,
     ) -> None:
         self._settings = settings
         self._named = named
         self._environ = environ
-        self._state = state
         self._consent = consent
         self._progress = progress
         self._is_shared = is_shared
@@ -80,7 +77,7 @@ class Pool:
             choice.model,
             api_base=choice.api_base,
             profile=self._profile(choice.model, profile_of(choice.model, api_base=choice.api_base)),
-            prices=self._prices(),
+            prices=self._settings.prices,
         )
 
     async def _chosen(self, wanted: str) -> Choice:
@@ -102,22 +99,22 @@ class Pool:
 
     def _pull(self, alias: str, consent: Consent) -> None:
         is_offline = self._environ.get("PLANNER_OFFLINE", "") not in {"", "0"}
-        weights.pull(alias, consent=consent, progress=self._progress, offline=is_offline)
+        weights.pull(alias, consent=consent, progress=self._progress or _silent, offline=is_offline)
 
     async def _local(self, alias: str) -> Model:
         path = weights.find(alias)
         assert path is not None, "a local model is chosen only when its weights are there"
         if self._is_shared:
-            endpoint = await shared_server(path, runtime=self._state)
+            endpoint = await shared_server(path)
         else:
-            endpoint = await self._resources.enter_async_context(private_server(path, runtime=self._state))
+            endpoint = await self._resources.enter_async_context(private_server(path))
         return LiteLLMModel(
             f"openai/{endpoint.alias}",
             name=f"{LOCAL}/{alias}",
             api_base=endpoint.api_base,
             api_key=endpoint.api_key,
             profile=self._profile(f"{LOCAL}/{alias}", LOCAL_PROFILE),
-            prices={f"{LOCAL}/{alias}": FREE, **self._prices()},
+            prices={f"{LOCAL}/{alias}": FREE, **self._settings.prices},
         )
 
     def _profile(self, name: str, known: Profile) -> Profile:
@@ -125,5 +122,6 @@ class Pool:
         said = self._settings.profiles.get(name)
         return known if said is None else known.model_copy(update=said.model_dump(exclude_none=True))
 
-    def _prices(self) -> dict[str, Price]:
-        return {name: Price.model_validate(p.model_dump()) for name, p in self._settings.prices.items()}
+
+def _silent(done_bytes: int, total_bytes: int) -> None:
+    """Say nothing."""

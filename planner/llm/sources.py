@@ -159,7 +159,9 @@ def _pip() -> tuple[str, ...]:
 
     An environment made by `python -m venv` has its own; one made by `uv venv` or pipx may have none.
     """
-    for command in ((sys.executable, "-P", "-m", "pip"), ("pip",), ("pip3",), ("uv", "tool", "run", "pip")):
+    ours = (sys.executable, "-P", "-m", "pip")
+    uvs = ("uv", "tool", "run", "--python", sys.executable, "pip")
+    for command in (ours, ("pip",), ("pip3",), uvs):
         # A command on the PATH may be a stub that leads nowhere, so each must show that it works.
         if shutil.which(command[0]) and _call(*command, "--version").returncode == 0:
             return command

@@ -164,6 +164,7 @@ def remove(alias: str, *, cache: Path | None = None, among: tuple[Weights, ...] 
             for file in (path, _part(path), _licence(path)):
                 freed += _size(file)
                 file.unlink(missing_ok=True)
+            _sweep(path)
     except Timeout:
         raise ModelError(
             "M-209",
@@ -307,9 +308,8 @@ def _obtain(weights: Weights, target: Path, *, progress: Progress, file: Path | 
     sound = _keep_sound(part, weights)
     transit = 0 if file else IN_TRANSIT * weights.slice_bytes
     _check_room(weights, target.parent, needed=weights.size_bytes - sound + transit)
-    for leftover in target.parent.glob(f".{weights.alias}-*"):  # of a pull that was killed
-        shutil.rmtree(leftover, ignore_errors=True)
-    with TemporaryDirectory(dir=target.parent, prefix=f".{weights.alias}-") as room, part.open("ab") as out:
+    _sweep(target)
+    with TemporaryDirectory(dir=target.parent, prefix=f".{target.stem}-") as room, part.open("ab") as out:
         _fill(out, weights, sources=_sources(weights, file, room=Path(room)), progress=progress)
         out.flush()
         os.fsync(out.fileno())
@@ -320,6 +320,12 @@ def _obtain(weights: Weights, target: Path, *, progress: Progress, file: Path | 
         raise _wrong("the file", actual, weights.sha256, hint="It was deleted; pull it again.")
     _licence(target).write_text("\n".join(_notice(weights)) + "\n", encoding="utf-8")
     part.replace(target)
+
+
+def _sweep(target: Path) -> None:
+    """Deletes what a pull that was killed was downloading."""
+    for leftover in target.parent.glob(f".{target.stem}-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _notice(weights: Weights) -> Iterator[str]:

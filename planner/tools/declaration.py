@@ -214,9 +214,10 @@ def _described(function: Callable[..., object]) -> dict[str, str]:
     return {name.strip(): text.strip() for name, colon, text in pairs if colon}
 
 
-def _adapter(annotation: Any) -> TypeAdapter[Any]:  # noqa: ANN401 (an annotation may be any object)
+def _adapter(annotation: object) -> TypeAdapter[Any]:
+    form: Any = annotation
     try:
-        return TypeAdapter(annotation)
+        return TypeAdapter(form)
     except PydanticUserError as error:
         raise _MisfitError("T-105", f"`{annotation}` cannot be validated", error.message) from error
 

@@ -1,0 +1,81 @@
+"""What the core asks of the world: each command is performed once, by `engine`, and answered by events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeAlias
+
+from planner.core.check import Problem
+from planner.core.events import Event
+from planner.core.plan import StepPath
+
+
+@dataclass(frozen=True, slots=True)
+class AskPlanner:
+    """Ask for a plan over these callees; `problems` are those of the last candidates."""
+
+    revision: int
+    attempt: int
+    temperature: float
+    callees: tuple[str, ...]
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Call `callee`: `StepStarted` first, then the effect, then its outcome."""
+
+    path: StepPath
+    callee: str
+    attempt: int
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Ask the tool whether an effect in doubt happened."""
+
+    path: StepPath
+    callee: str
+
+
+@dataclass(frozen=True, slots=True)
+class AskHuman:
+    """Put an open question to a person, if there is a way to one."""
+
+    path: StepPath
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleRetry:
+    """Draw a due time about `delay_s` seconds from now."""
+
+    path: StepPath
+    attempt: int
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StartTimer:
+    """Append `TimerFired` when `due` has come."""
+
+    path: StepPath
+    due: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AskValidator:
+    """Ask a model that can judge about these criteria."""
+
+    criteria: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Append an event that follows from the rules alone."""
+
+    event: Event
+
+
+Command: TypeAlias = AskPlanner | Call | Probe | AskHuman | ScheduleRetry | StartTimer | AskValidator | Record
