@@ -16,14 +16,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from planner.core import wire
+from planner.core import finders, wire
 from planner.core.catalog import Callee, Declaration, Parameter
 from planner.core.check import Problem
 from planner.core.commands import AskPlanner
 from planner.core.events import Fault, PlanProposed, Usage
 from planner.core.goal import Named
 from planner.core.labels import Json
-from planner.core.plan import Step, split_path
+from planner.core.plan import Step
 from planner.core.state import Run
 from planner.errors import ModelError, ToolError
 from planner.llm.model import Ask, Completion, Message, Model
@@ -103,7 +103,7 @@ def planner_view(run: Run, ask: AskPlanner) -> dict[str, str]:
     The principal's words, what they name and whether it exists (a closed set of words), the catalogue, the plan's
     own earlier words, error classes, and problems made from the catalogue: never a value that a tool brought in.
     """
-    failures = [f"step {split_path(path)[0]} ({_use(run, path)}): {_told(fault)}" for path, fault in run.failures]
+    failures = [f"step {f.step.id} ({f.step.use or 'let'}): {_told(f.fault)}" for f in run.failures]
     unmet = [c.text for c in run.started.criteria if c.id in run.unmet]
     return {
         "callees": wire.describe(_shown(run, ask)),
@@ -135,11 +135,6 @@ def _told(fault: Fault) -> str:
 def _existence(item: Named) -> str:
     word = {"file": "is a file", "folder": "is a folder", "absent": "does not exist yet"}
     return f"{item.text} {word[item.found or 'absent']}."
-
-
-def _use(run: Run, path: str) -> str:
-    step = run.plan.step(split_path(path)[0]) if run.plan else None
-    return step.use or "let" if step else "unknown"
 
 
 def _finished(run: Run) -> list[Step]:
@@ -205,13 +200,14 @@ async def extract(arguments: Mapping[str, Json], model: Model, prompt: Prompt) -
     shape = _record_of(fields)
     messages = _messages(
         prompt,
-        fields=", ".join(f"{name} ({kind})" for name, kind in fields.items()),
+        fields=", ".join(fields),
         inputs=inputs,
         task=_plain(arguments.get("task", "")),
     )
     answer, completions = await model.typed(Ask(role="extractor", messages=messages, max_tokens=500), shape)
     record: dict[str, Json] = {
-        name: _verbatim(getattr(answer, f"f{i}"), kind, inputs) for i, (name, kind) in enumerate(fields.items())
+        name: _only(name, kind, inputs) or _verbatim(getattr(answer, f"f{i}"), inputs)
+        for i, (name, kind) in enumerate(fields.items())
     }
     if all(value in (None, [], "") for value in record.values()):
         error = AgentError("T-303", f"the text has no {' or '.join(fields)}", error_class="missing")
@@ -219,6 +215,9 @@ async def extract(arguments: Mapping[str, Json], model: Model, prompt: Prompt) -
         raise error
     return Answered(record, completions)
 
+
+UNKNOWN = "unknown"
+"""What a model writes for a fact that is not there: a small one that may write null does so far too often."""
 
 _PYTHON_TYPES: Mapping[str, Any] = {
     "number": float,
@@ -255,18 +254,33 @@ def _record_of(fields: Mapping[str, str]) -> type[BaseModel]:
         item = re.fullmatch(r"list\[(\w+)\]", kind)
         one = _PYTHON_TYPES.get(item[1] if item else kind, str)
         python: Any = GenericAlias(list, (one,)) if item else one
-        made[f"f{index}"] = (python | None, Field(alias=name))
+        made[f"f{index}"] = (python if item or one is str else one | Literal["unknown"], Field(alias=name))
     return create_model("Record", __config__=ConfigDict(populate_by_name=True), **made)
 
 
-def _verbatim(value: Json, kind: str, inputs: str) -> Json:
+_FINDERS: Mapping[str, Callable[[str], list[str]]] = {
+    "email": finders.emails,
+    "url": finders.urls,
+    "iban": finders.ibans,
+}
+
+
+def _only(name: str, kind: str, inputs: str) -> Json:
+    """The one address, link or account number of the inputs, if a field of that kind can only mean it."""
+    find = _FINDERS.get(kind) or _FINDERS.get(re.sub(r"[^a-z]", "", name.lower()))
+    found = list(dict.fromkeys(find(inputs))) if find is not None and not kind.startswith("list[") else []
+    return found[0] if len(found) == 1 else None
+
+
+def _verbatim(value: Json, inputs: str) -> Json:
     """The value if the inputs really have it; a number or truth value is taken as read."""
     if isinstance(value, list):
-        return [item for item in value if _verbatim(item, kind, inputs) is not None]
+        return [item for item in value if _verbatim(item, inputs) is not None]
     if not isinstance(value, str):
         return value
     text = value.strip()
-    return text if text and _squeezed(text) in _squeezed(inputs) else None
+    is_there = bool(text) and text != UNKNOWN and _squeezed(text) in _squeezed(inputs)
+    return text if is_there else None
 
 
 def _squeezed(text: str) -> str:

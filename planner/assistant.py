@@ -297,7 +297,7 @@ class Assistant:
             on_ask=self._on_ask,
             workspace=str(self.workspace),
         )
-        wanted = criteria(found, success)
+        wanted = criteria(text, found, success)
         return RunStarted(goal=text, principal=principal, setup=setup, named=found, criteria=wanted, plan=plan)
 
 

@@ -1,4 +1,4 @@
-"""Plain text: lines, count, occurrences, replace, find, diff."""
+"""Plain text: lines, count, occurrences, filter, replace, find, diff."""
 
 from __future__ import annotations
 
@@ -36,6 +36,15 @@ def occurrences(text: str, phrase: str) -> int:
     start = r"\b" if phrase.strip()[0].isalnum() else ""
     end = r"\b" if phrase.strip()[-1].isalnum() else ""
     return len(re.findall(f"{start}{words}{end}", text, re.IGNORECASE))
+
+
+@tool(effect="pure", keywords=("lines", "every", "only", "containing", "with", "mention", "select", "copy", "grep"))
+def filter_(text: str, phrase: str) -> str:
+    """Keep the lines that contain a word or phrase."""
+    wanted = phrase.strip().casefold()
+    if not wanted:
+        raise ToolError("T-401", "there is no phrase to look for", error_class="invalid")
+    return "\n".join(line for line in text.splitlines() if wanted in line.casefold())
 
 
 @tool(effect="pure", keywords=("substitute", "swap", "change", "rename", "edit", "remove"))

@@ -20,7 +20,6 @@ from planner.cli.options import Options
 from planner.core.events import Recorded
 from planner.engine import GRACE_S, Approver
 from planner.errors import UserError
-from planner.llm.pool import Pool
 
 Observer: TypeAlias = Callable[[Recorded], None]
 Work: TypeAlias = Callable[[Observer], Coroutine[Any, Any, object]]
@@ -67,23 +66,17 @@ def opened(
 ) -> Assistant:
     """The assistant that the options name, else the one in the working directory, else the reference one."""
     state = state_dir(options)
-    assistant = Assistant.open(
+    return Assistant.open(
         consent.assistant_folder(options, state),
+        model=options.model,
         approver=approver,
         workspace=workspace or config.workspace_dir(options.workspace, here=Path.cwd()),
         state=state,
         on_ask=asking,
-    )
-    assistant.pool = Pool(
-        assistant.settings.models,
-        named=options.model,
-        environ=os.environ,
-        state=state,
         consent=consent.to_download(options, display),
         progress=display.download if display else None,
         is_shared=True,
     )
-    return assistant
 
 
 async def follow(assistant: Assistant, display: Display, work: Work, *, is_planning: bool = False) -> int:
@@ -105,19 +98,14 @@ async def follow(assistant: Assistant, display: Display, work: Work, *, is_plann
         if brake.is_used:
             leave_within(LEAVE_S)
         run = display.watch.run
-        if working.cancelled():
-            left = (
-                "before a run began"
-                if run is None
-                else f"at once; the run is left open: planner runs resume {run.id}"
-            )
-            terminal.say(f"stopped {left}")
+        if not working.cancelled():
+            working.result()
+        if run is None:
+            terminal.say("stopped before a run began")
             return EXITS["cancelled"]
-        working.result()
-        assert run is not None, "work that ends well was observed"
-        is_planned = is_planning and run.finished is None
+        is_planned = is_planning and run.status == "running" and not working.cancelled()
         display.answer(run, is_planned=is_planned)
-        return EXITS["planned" if is_planned else run.status]
+        return EXITS["cancelled" if working.cancelled() else "planned" if is_planned else run.status]
 
 
 class _Brake:

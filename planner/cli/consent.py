@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import termios
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -95,7 +94,7 @@ def _said(offer: str, display: Display | None) -> bool:
 
 def _asked(offer: str, display: Display | None) -> bool:
     with display.paused() if display else nullcontext():
-        terminal.say(terminal.safe(offer))
+        terminal.say(terminal.wrapped(terminal.safe(offer)))
         return terminal.agrees("Download it?")
 
 
@@ -163,6 +162,8 @@ def answer(card: Card, typed: str | None) -> Answer:
 
 async def _typed() -> str | None:
     """The next line at the terminal; None at its end. Waiting for it stops nothing else, and can be cancelled."""
+    import termios  # not everywhere, and needed only to ask
+
     loop = asyncio.get_running_loop()
     file = sys.stdin.fileno()
     ready = asyncio.Event()

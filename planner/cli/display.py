@@ -216,7 +216,7 @@ class JsonLines:
         return nullcontext()
 
     def answer(self, run: Run, *, is_planned: bool) -> None:
-        """The last line: `RunFinished`, `RunWaiting` or `RunPlanned`, each with what the run has cost."""
+        """The last line: `RunFinished`, `RunWaiting`, `RunPlanned` or `RunStopped`, with what the run has cost."""
         place = _place(self._last) if self._last is not None else {"run_id": run.id}
         terminal.put_json({**place, **outcome(run, is_planned=is_planned)})
 
@@ -247,6 +247,8 @@ def outcome(run: Run, *, is_planned: bool = False) -> dict[str, Json]:
     if is_planned and run.plan is not None and run.certificate is not None:
         plan = run.plan.model_dump(mode="json", by_alias=True)
         return {"type": "RunPlanned", **spent, "plan": plan, "certificate": run.certificate.model_dump(mode="json")}
+    if run.status == "running":
+        return {"type": "RunStopped", **spent}
     questions: list[Json] = [
         {"path": path, "use": use(run, path), "question": state.question, "reason": state.reason}
         for path, state in run.steps.items()

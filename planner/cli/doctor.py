@@ -1,7 +1,7 @@
 """`planner doctor`: whether everything is there that a run needs, and what to do where it is not.
 
 Rules of the file:
-- Looking changes nothing: no folder is made, nothing is downloaded, no server is started, no key is sent anywhere.
+- Looking changes nothing: no run is made, nothing is downloaded, no server is started, no key is sent anywhere.
 - A check that cannot be made is a warning; what would keep every run from starting is a failure.
 """
 
@@ -67,7 +67,7 @@ def _checks(options: Options) -> Iterator[Check]:
     yield _journal(state)
     yield from _assistant(options, state)
     yield _weights()
-    yield _server(state)
+    yield _server()
     yield _disk(state)
 
 
@@ -190,9 +190,9 @@ def _weights() -> Check:
     return Check("weights", "warn", text, "Without a hosted model: `planner models pull`.")
 
 
-def _server(state: Path) -> Check:
+def _server() -> Check:
     try:
-        running = asyncio.run(local.status(runtime=state)) if state.is_dir() else ()
+        running = asyncio.run(local.status())
     except PlannerError as error:
         return _failed("server", error)
     text = ", ".join(f"{endpoint.alias} runs as process {endpoint.pid}" for endpoint in running)

@@ -17,7 +17,7 @@ EXITS: Mapping[str, int] = {
     "over_budget": 5,
     "failed": 6,
     "waiting": 7,
-    "running": 7,  # left open by `--plan-only` or a second Ctrl-C, and to be resumed
+    "running": 7,  # it was left open, and can be resumed
     "cancelled": 130,
 }
 """By the status of a run, or by what kept it from starting."""

@@ -8,7 +8,6 @@ import sys
 import time
 
 from planner.cli import consent, terminal
-from planner.cli.conduct import state_dir
 from planner.cli.display import DownloadLines
 from planner.cli.options import Options
 from planner.cli.terminal import line, size
@@ -18,9 +17,7 @@ from planner.llm import local, weights
 
 def list_(options: Options) -> int:
     """What there is, what of it is here, and what runs."""
-    state = state_dir(options)
-    running = asyncio.run(local.status(runtime=state)) if state.is_dir() else ()
-    serving = {endpoint.alias: endpoint.pid for endpoint in running}
+    serving = {endpoint.alias: endpoint.pid for endpoint in asyncio.run(local.status())}
     told: list[Json] = []
     for stored in weights.listing():
         known = stored.weights
@@ -89,8 +86,7 @@ def remove(options: Options) -> int:
 
 def stop(options: Options) -> int:
     """Stops the shared server, whoever uses it."""
-    state = state_dir(options)
-    stopped = asyncio.run(local.stop(runtime=state)) if state.is_dir() else ()
+    stopped = asyncio.run(local.stop())
     if options.is_json:
         terminal.put_json([{"alias": endpoint.alias, "pid": endpoint.pid} for endpoint in stopped])
         return 0

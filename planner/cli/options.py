@@ -118,10 +118,10 @@ VERBS: Mapping[str, Verb] = {
     "tools list": Verb("", "what plans may call, and whether you may", _PLACES),
     "tools show": Verb("NAME", "one tool or agent in full", _PLACES),
     "tools search": Verb("WORD...", "the tools and agents that fit best", _PLACES),
-    "models list": Verb("", "the local models, and what is here of them", ("--state", "--json")),
+    "models list": Verb("", "the local models, and what is here of them", ("--json",)),
     "models pull": Verb("[ALIAS]", "download a local model", ("--from", "--yes", "--json")),
     "models remove": Verb("ALIAS", "delete a local model", ("--json",)),
-    "models stop": Verb("", "stop the server of the local model", ("--state", "--json")),
+    "models stop": Verb("", "stop the server of the local model", ("--json",)),
     "doctor": Verb(
         "", "is everything there that is needed?", ("--assistant", "--state", "--model", "--workspace", "--json")
     ),

@@ -273,7 +273,7 @@ def ending(watch: Watch) -> Iterator[str]:
         if run.finished is None and state.status == "asked":
             yield f"  {path} {use(run, path)} waits for a person: {line(state.reason)}"
     if run.finished is None:
-        yield f"  {'to answer' if run.status == 'waiting' else 'to run it'}: planner runs resume {run.id}"
+        yield f"  {'to answer' if run.status == 'waiting' else 'to go on'}: planner runs resume {run.id}"
 
 
 def _why(run: Run, finished: RunFinished) -> Iterator[str]:

@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
+import textwrap
 import traceback
 from types import TracebackType
 from typing import IO, TYPE_CHECKING
@@ -120,6 +121,17 @@ def say(text: str) -> None:
     _write(sys.stderr, text if is_unicode else text.translate(_PLAIN))
 
 
+def wrapped(text: str, *, indent: int = 0) -> str:
+    """The text broken between words to fit the terminal; for a file or a pipe it stays as it is."""
+    if not sys.stderr.isatty():
+        return text
+    width, later = shutil.get_terminal_size().columns, " " * indent
+    return "\n".join(
+        textwrap.fill(part, width, subsequent_indent=later, break_long_words=False, break_on_hyphens=False)
+        for part in text.splitlines()
+    )
+
+
 def _write(stream: IO[str], text: str) -> None:
     try:
         stream.write(f"{text}\n")
@@ -133,9 +145,9 @@ def report(error: PlannerError, *, is_json: bool) -> None:
     if is_json:
         put_json({"type": "Error", "code": error.code, "message": error.message, "hint": error.hint})
         return
-    say(f"error: [{error.code}] {safe(error.message)}")
+    say(wrapped(f"error: [{error.code}] {safe(error.message)}", indent=7))
     if error.hint:
-        say(f"       {safe(error.hint)}")
+        say(wrapped(f"{'':7}{safe(error.hint)}", indent=7))
 
 
 def _give_up(is_json: bool, trace: str, what: str) -> None:  # noqa: FBT001

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
@@ -24,6 +24,8 @@ from planner.core.state import Run
 
 FRAMES_PER_S = 5
 """Enough to look alive; drawing must not take the cores away from a local model."""
+AROUND = 6
+"""Lines of the picture beside its rows: the goal, the costs, what is left out, and room for a prompt."""
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
 SIGNS: dict[Mark, tuple[str, str]] = {
@@ -38,7 +40,7 @@ SIGNS: dict[Mark, tuple[str, str]] = {
 }
 """Per mark its sign and its colour. What runs, spins."""
 
-ENDS: dict[RunStatus, Mark] = {"completed": "done", "unverified": "asked", "waiting": "asked"}
+ENDS: dict[RunStatus, Mark] = {"completed": "done", "unverified": "asked", "waiting": "asked", "running": "asked"}
 """The mark of a run's end; any other end is a failure."""
 
 
@@ -120,27 +122,27 @@ class Tree:
 
     def _picture(self) -> RenderableType:
         title = self._download or self._title
-        return picture(self.watch, datetime.now(UTC), width=self._console.width, title=title)
+        columns, lines = self._console.size
+        return picture(self.watch, datetime.now(UTC), width=columns, height=lines, title=title)
 
 
-def picture(watch: Watch, now: datetime, *, width: int, title: str = "") -> RenderableType:
-    """The run as it stands at `now`, for a terminal of `width` columns."""
+def picture(watch: Watch, now: datetime, *, width: int, height: int, title: str = "") -> RenderableType:
+    """The run as it stands at `now`, for a terminal of that size; while it runs, it never scrolls."""
     run = watch.run
     if run is None:
         return _one_line((_spin(now), "cyan"), " ", (line(title, 200), "bold"))
-    told = rows(watch, now)
+    told, effects = rows(watch, now), tuple(certificate(run))
     id_width = max(len(row.id) for row in told)
     call_width = min(max(len(row.call) for row in told), width * 3 // 5)
+    start, end = (0, len(told)) if run.finished else _window(told, max(5, height - len(effects) - AROUND))
     body: list[Text] = []
-    for row in told:
-        sign, colour = _sign(row, now)
-        faint = "dim" if row.mark in {"pending", "skipped"} else ""
-        callee, space, rest = line(row.call, call_width).partition(" ")
-        gap = " " * (call_width - len(callee + space + rest) + 2)
-        parts = (sign, colour), f" {row.id:{id_width}}  ", (callee, faint), (space + rest + gap + row.note, "dim")
-        body.append(_one_line(*parts))
+    for row in told[start:end]:
+        body.append(_drawn(row, now, id_width=id_width, call_width=call_width))
         if row.id == "plan":
-            body += [_one_line((f"  {'':{id_width}}  {text}", "dim")) for text in certificate(run)]
+            body += [_one_line((f"  {'':{id_width}}  {text}", "dim")) for text in effects]
+    above = [_one_line((f"⋮ {start} more", "dim"))] if start else []
+    below = [_one_line((f"⋮ {len(told) - end} more", "dim"))] if end < len(told) else []
+    body = [*above, *body, *below]
     head = _one_line((line(run.started.goal, 200), "bold"))
     if run.finished is not None:
         return Group(head, *body)
@@ -148,14 +150,29 @@ def picture(watch: Watch, now: datetime, *, width: int, title: str = "") -> Rend
     return Group(head, *body, _one_line(("  " + " · ".join(fact for fact in facts if fact), "dim")))
 
 
+def _window(told: Sequence[Row], room: int) -> tuple[int, int]:
+    """The part of the rows that fits into `room` and shows where the run is: the last row that is not pending."""
+    last = max((i for i, row in enumerate(told) if row.mark != "pending"), default=0)
+    end = min(len(told), max(room, last + 2))
+    return max(0, end - room), end
+
+
+def _drawn(row: Row, now: datetime, *, id_width: int, call_width: int) -> Text:
+    sign, colour = SIGNS[row.mark]
+    faint = "dim" if row.mark in {"pending", "skipped"} else ""
+    callee, space, rest = line(row.call, call_width).partition(" ")
+    gap = " " * (call_width - len(callee + space + rest) + 2)
+    return _one_line(
+        (sign or _spin(now), colour),
+        f" {row.id:{id_width}}  ",
+        (callee, faint),
+        (space + rest + gap + row.note, "dim"),
+    )
+
+
 def _one_line(*parts: str | tuple[str, str]) -> Text:
     """A line that the edge of the terminal cuts."""
     return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
-
-
-def _sign(row: Row, now: datetime) -> tuple[str, str]:
-    sign, colour = SIGNS[row.mark]
-    return sign or _spin(now), colour
 
 
 def _spin(now: datetime) -> str:

@@ -152,21 +152,24 @@ def _terms(text: str) -> list[str]:
     return [re.sub(r"(ing|ed|es|s|e)$", "", w) if len(w) > 3 else w for w in _WORD.findall(text.lower())]
 
 
-def retrieve(goal: str, catalogue: Catalogue, *, limit: int, always: Iterable[str] = ()) -> tuple[str, ...]:
-    """The callees to show a planner: those in `always` (in catalogue order), then the best matches.
+def retrieve(
+    goal: str, catalogue: Catalogue, *, limit: int, always: Iterable[str] = (), only_matching: bool = False
+) -> tuple[str, ...]:
+    """The callees to offer a planner: those in `always` (in catalogue order), then the best matches.
 
-    Ranked by BM25 (Robertson and Zaragoza 2009, section 3.4; k1 1.2, b 0.75) over name, summary, parameters
-    and keywords. At most `limit` names, unless `always` alone has more. A goal that matches nothing gets the
-    first ones, so that a planner never sees an empty catalogue.
+    Ranked by BM25 (Robertson and Zaragoza 2009, section 3.4; k1 1.2, b 0.75) over name, summary, parameters and
+    keywords. At most `limit` names, unless `always` alone has more; `only_matching` leaves out those that share no
+    word with the goal. If nothing is left the first ones are given, so that no planner sees an empty catalogue.
     """
     wanted = set(always)
-    shown = [name for name in catalogue if name in wanted]
+    offered = [name for name in catalogue if name in wanted]
     rest = [name for name in catalogue if name not in wanted]
-    room = max(0, limit - len(shown))
-    if len(rest) > room:
+    room = max(0, limit - len(offered))
+    if only_matching or len(rest) > room:
         scores = _bm25(_terms(goal), {name: _terms(_document(catalogue[name])) for name in rest})
+        rest = [name for name in rest if scores[name] > 0] if only_matching else rest
         rest = sorted(rest, key=lambda name: -scores[name])[:room]
-    return tuple(shown + rest)
+    return tuple(offered + rest) or tuple(catalogue)[:limit]
 
 
 def _document(callee: Callee) -> str:

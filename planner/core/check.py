@@ -18,7 +18,7 @@ from planner.core.goal import Named
 from planner.core.labels import Frozen, Json
 from planner.core.plan import Plan, Step, StepId
 from planner.core.policy import Policy, Principal, judge
-from planner.core.repair import Repair, repaired
+from planner.core.repair import Repair, is_same_call, repaired
 
 
 class Problem(Frozen):
@@ -41,13 +41,14 @@ class Certificate(Frozen):
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a plan is checked against; `kept` are the steps of an earlier revision that finished."""
+    """What a plan is checked against; `kept` and `failed` are steps of earlier revisions that did so."""
 
     catalogue: Catalogue
     policy: Policy
     principal: Principal
     found: tuple[Named, ...] = ()
     kept: tuple[Step, ...] = ()
+    failed: tuple[Step, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,12 @@ def _problems(plan: Plan, terms: Terms) -> Iterator[Problem]:
         yield from _reads(step, known)
         if not shaped:
             yield from _types(step, terms, known)
+        if any(is_same_call(old, step) for old in terms.failed):
+            yield Problem(
+                code="P-124",
+                message=f"step `{step.id}` failed in this very form before: do it otherwise",
+                step=step.id,
+            )
         known[step.id] = kinds.step_type(step, terms.catalogue, known)
     yield from _answer(plan, known)
     yield from _coverage(plan, terms)

@@ -34,6 +34,7 @@ from planner.core.events import (
     PlanAbandoned,
     PlanAccepted,
     PlanRejected,
+    ReviewInconclusive,
     RunFinished,
     StepFailed,
     StepInDoubt,
@@ -43,11 +44,11 @@ from planner.core.events import (
 )
 from planner.core.expr import Missing, Scope, expression_names, may_miss
 from planner.core.labels import Json, Label, Labelled
-from planner.core.ledger import exceeded
-from planner.core.plan import Step, StepPath, item_path, split_path
-from planner.core.policy import judge
+from planner.core.ledger import calls_left, exceeded
+from planner.core.plan import Step, StepPath, is_tolerated, item_path, own_names, reads, split_path
+from planner.core.policy import attest, judge
 from planner.core.review import review
-from planner.core.state import Run, StepState
+from planner.core.state import Run, StepState, has_ended, has_failed, kept_steps, may_retry
 from planner.errors import PlanError
 
 LADDER: tuple[tuple[float, bool], ...] = ((0.0, False), (0.6, False), (0.6, True), (0.9, True))
@@ -56,9 +57,14 @@ Asked again at temperature 0, a small model repeats its plan; warmer samples and
 ACTIVE_ITEMS = 4
 """Items of one map under way at once."""
 BACKOFF_S = 1.0
+UNDECIDED = "A-104"
+"""Nobody could say whether an effect happened."""
 CANDIDATE_FAULTS = frozenset({"M-108", "M-109", "M-110"})
 """Refused, empty or cut off: one more candidate may do better. Anything else a planner's model says is final."""
-RETRIABLE = frozenset({"unavailable", "failed", "limit"})
+PASSING = frozenset({"unavailable", "limit"})
+"""Failures after which the same call may well succeed."""
+TRIES = 3
+"""How often a call is made with no known outcome; then a person must look, for something is wrong with it."""
 
 
 def decide(run: Run) -> tuple[Command, ...]:
@@ -122,13 +128,21 @@ def _plan(run: Run) -> Command:
     if over:
         return _finish("over_budget", reason=over)
     temperature, is_told = LADDER[run.attempt]
+    if run.revision > 1:  # the coldest answer is the one that failed
+        temperature = max(temperature, LADDER[1][0])
     setup = run.started.setup
     callees = {callee.name: callee for callee in setup.callees}
     return AskPlanner(
         revision=run.revision,
         attempt=run.attempt + 1,
         temperature=temperature,
-        callees=retrieve(run.started.goal, callees, limit=setup.offered_callees, always=setup.always),
+        callees=retrieve(
+            run.started.goal,
+            callees,
+            limit=setup.offered_callees,
+            always=setup.always,
+            only_matching=setup.rendering == "grammar",
+        ),
         problems=_once(run.rejected) if is_told else (),
     )
 
@@ -142,19 +156,11 @@ def _once(rejected: tuple[tuple[Problem, ...], ...]) -> tuple[Problem, ...]:
 def _no_plan(run: Run) -> Fault:
     """Why there is no plan: the failure that a replan was to get around, else the last candidate's problems."""
     if run.failures:
-        return run.failures[-1][1]
+        return run.failures[-1].fault
     last = run.rejected[-1] if run.rejected else ()
     text = "; ".join(problem.message for problem in last) or "the planner gave no plan"
     code = last[0].code if last else "P-100"
     return Fault(code=code, error_class="invalid", message=text)
-
-
-def _kept_steps(run: Run) -> tuple[Step, ...]:
-    """The steps of the last plan that finished, or have finished items."""
-    if run.plan is None:
-        return ()
-    begun = {split_path(path)[0] for path, state in run.steps.items() if state.status == "succeeded"}
-    return tuple(step for step in run.plan.steps if step.id in begun)
 
 
 def _terms(run: Run) -> Terms:
@@ -164,7 +170,8 @@ def _terms(run: Run) -> Terms:
         policy=setup.policy,
         principal=run.started.principal,
         found=run.started.named,
-        kept=_kept_steps(run),
+        kept=kept_steps(run),
+        failed=tuple(failure.step for failure in run.failures if failure.fault.error_class not in PASSING),
     )
 
 
@@ -175,18 +182,29 @@ def _execute(run: Run) -> Iterator[Command]:
     assert run.plan is not None
     view = values.View(run, run.plan)
     over = exceeded(run.started.setup.budget, run.spent)
-    is_open = not over and _failure(view) is None
-    commands: list[Command] = []
-    for step in run.plan.steps:
-        commands.extend(_advance(view, step, is_open=is_open))
-    if commands:
-        yield from commands
+    failure = _failure(view)
+    is_open = not over and failure is None
+    commands = [c for step in run.plan.steps for c in _advance(view, step, is_open=is_open)]
+    affordable = list(_affordable(run, commands))
+    if affordable:
+        yield from affordable
     elif _in_flight(run):
         return
-    elif over and any(view.outcome(step.id) is None for step in run.plan.steps):
+    elif over and failure is None and any(view.outcome(step.id) is None for step in run.plan.steps):
         yield _finish("over_budget", reason=over)
     else:
-        yield _settle(view)
+        yield _settle(view, is_over=over is not None)
+
+
+def _affordable(run: Run, commands: list[Command]) -> Iterator[Command]:
+    """The commands, with no more calls than the budget has room for."""
+    left = calls_left(run.started.setup.budget, run.spent)
+    for command in commands:
+        if isinstance(command, Call):
+            if left <= 0:
+                continue
+            left -= 1
+        yield command
 
 
 def _callee(run: Run, step: Step) -> Callee:
@@ -208,14 +226,14 @@ def _advance(view: values.View, step: Step, *, is_open: bool) -> Iterator[Comman
 
 def _begin(view: values.View, step: Step) -> Iterator[Command]:
     """Resolve a step as soon as everything it reads has ended."""
-    seen = values.scope(view, values.reads(step))
+    seen = values.scope(view, reads(step) | frozenset(step.after))
     if seen is None:
         return
     gone = _gone(step, seen)
-    if gone is not None:
-        yield Record(StepSkipped(path=step.id, cause="failure" if gone.reason == "failed" else "condition"))
+    if gone:
+        yield Record(StepSkipped(path=step.id, cause="failure" if "failed" in gone else "condition"))
         return
-    per_item = step.if_ is not None and bool(expression_names(step.if_) & values.own_names(step))
+    per_item = step.if_ is not None and bool(expression_names(step.if_) & own_names(step))
     try:
         condition = None if per_item else values.condition(step, seen)
         if condition is not None and not condition.value:
@@ -228,10 +246,10 @@ def _begin(view: values.View, step: Step) -> Iterator[Command]:
         yield Record(StepFailed(path=step.id, fault=_fault(error)))
 
 
-def _gone(step: Step, seen: Scope) -> Missing | None:
-    """The first missing value that the step reads without a default."""
-    needed = (values.reads(step) - may_miss(_inputs(step))) - frozenset(step.after)
-    return next((v for name in sorted(needed) if isinstance(v := seen[name], Missing)), None)
+def _gone(step: Step, seen: Scope) -> frozenset[str]:
+    """Why values are missing that the step reads without a default; empty if none is."""
+    needed = reads(step) - may_miss(_inputs(step))
+    return frozenset(value.reason for name in needed if isinstance(value := seen[name], Missing))
 
 
 def _inputs(step: Step) -> Json:
@@ -245,13 +263,10 @@ def _fault(error: PlanError) -> Fault:
 
 def _map(step: Step, seen: Scope, condition: Labelled | None) -> Record:
     found = values.items(step, seen)
-    count = len(found.value) if isinstance(found.value, list) else 0
-    if count > step.max_items:
-        raise PlanError(
-            "P-302",
-            f"`for_each` of step `{step.id}` has {count} items, but `max_items` is {step.max_items}",
-            error_class="limit",
-        )
+    assert isinstance(found.value, list)
+    if len(found.value) > step.max_items:
+        what = f"`for_each` of step `{step.id}` has {len(found.value)} items, but `max_items` is {step.max_items}"
+        raise PlanError("P-302", what, error_class="limit")
     return Record(MapResolved(path=step.id, items=values.under(values.control(condition, None), found)))
 
 
@@ -265,15 +280,19 @@ def _resolve(run: Run, step: Step, path: StepPath, seen: Scope, decided_by: Labe
 
 
 def _items(view: values.View, step: Step, state: StepState, *, is_open: bool) -> Iterator[Command]:
-    """Start items in order, a few at once."""
-    outer = values.scope(view, values.reads(step))
+    """Start items in order, a few at once; none any more where one that failed makes the whole map fail."""
+    outer = values.scope(view, reads(step))
     assert outer is not None, "a map is resolved only when what it reads has ended"
     assert state.items is not None
+    paths = values.item_paths(step, state)
+    is_lost = step.on_item_error == "fail" and any(has_failed(step, view.run.step(p)) for p in paths)
     active = 0
-    for index in range(values.item_count(state)):
-        path = item_path(step.id, index)
+    for index, path in enumerate(paths):
         item = view.run.step(path)
-        if item.is_done and not _may_retry(step, item):
+        if has_ended(step, item):
+            continue
+        if is_open and is_lost and item.status in {"new", "resolved"}:
+            yield Record(StepSkipped(path=path, cause="failure"))
             continue
         active += 1
         if active > ACTIVE_ITEMS:
@@ -313,18 +332,13 @@ def _go_on(view: values.View, step: Step, path: StepPath, *, is_open: bool) -> I
             else:
                 yield Record(StepInDoubt(path=path, reason="the process that made the call ended"))
         case "in_doubt":
-            yield _resolve_doubt(run, step, path)
-        case "failed" if _may_retry(step, state):
-            yield ScheduleRetry(path, state.attempt, BACKOFF_S * 2 ** (state.attempt - 1))
+            yield _resolve_doubt(run, step, path, is_open=is_open)
+        case "failed" if may_retry(step, state):
+            yield ScheduleRetry(path, state.attempt, BACKOFF_S * 2 ** (state.failures - 1))
         case "retrying" if state.due is not None:
             yield StartTimer(path, state.due)
         case _:
             return
-
-
-def _may_retry(step: Step, state: StepState) -> bool:
-    is_transient = state.fault is not None and state.fault.error_class in RETRIABLE
-    return state.status == "failed" and is_transient and 0 < state.attempt <= step.on_error.retry
 
 
 def _admit(view: values.View, step: Step, path: StepPath, *, is_open: bool) -> Iterator[Command]:
@@ -357,25 +371,40 @@ def _answered(view: values.View, step: Step, path: StepPath, *, is_open: bool) -
             if is_open and _is_turn(view, step, path):
                 yield _call(view.run, step, path)
         case "happened", "yes":
-            yield Record(StepSucceeded(path=path, value=Labelled()))
-        case _:
+            yield _happened(view.run, step, path)
+        case _ if is_open:
             yield _call(view.run, step, path)
+        case _:
+            yield Record(_without_effect(path, _callee(view.run, step)))
 
 
-def _resolve_doubt(run: Run, step: Step, path: StepPath) -> Command:
+def _happened(run: Run, step: Step, path: StepPath) -> Record:
+    """The effect took place, but what the call gave is lost."""
+    given = run.step(path).arguments or Labelled(value={})
+    return Record(StepSucceeded(path=path, value=attest(_callee(run, step), given, None)))
+
+
+def _without_effect(path: StepPath, callee: Callee) -> StepFailed:
+    reason = f"`{callee.name}` gave no answer, and did not happen"
+    return StepFailed(path=path, fault=Fault(code="A-105", error_class="unavailable", message=reason))
+
+
+def _resolve_doubt(run: Run, step: Step, path: StepPath, *, is_open: bool) -> Command:
     """In doubt, an effect is never simply repeated: its declaration says how to find out."""
     state = run.step(path)
     callee = _callee(run, step)
-    match callee.declaration.on_doubt, state.answer:
+    match callee.declaration.on_doubt, "no" if callee.is_reading else state.answer:
         case _, "yes":
-            return Record(StepSucceeded(path=path, value=Labelled()))
-        case ("idempotent", _) | (_, "no"):
+            return _happened(run, step, path)
+        case _, "no" if state.attempt >= TRIES or not is_open:
+            return Record(_without_effect(path, callee))
+        case ("idempotent", _) | (_, "no") if state.attempt < TRIES:
             return _call(run, step, path)
         case "probe", _ if not state.probed:
             return Probe(path, callee.name)
     if run.started.setup.on_ask == "deny":
         reason = f"nobody could say whether `{callee.name}` happened"
-        return Record(StepFailed(path=path, fault=Fault(code="A-104", error_class="conflict", message=reason)))
+        return Record(StepFailed(path=path, fault=Fault(code=UNDECIDED, error_class="conflict", message=reason)))
     reason = f"`{callee.name}` may or may not have happened"
     return Record(HumanAsked(path=path, question="happened", reason=reason))
 
@@ -403,16 +432,14 @@ def _is_turn(view: values.View, step: Step, path: StepPath) -> bool:
     for before in range(index or 0):
         sibling = item_path(id_, before)
         theirs = (mine[0], order.keys(mine[0], _arguments(run, step, sibling)))
-        if not run.step(sibling).is_done and order.must_keep_order(theirs, mine):
+        if not has_ended(step, run.step(sibling)) and order.must_keep_order(theirs, mine):
             return False
     return True
 
 
 def _has_ended(view: values.View, step: Step) -> bool:
     state = view.run.step(step.id)
-    if state.status != "mapped":
-        return state.is_done and not _may_retry(step, state)
-    return view.outcome(step.id) is not None
+    return view.outcome(step.id) is not None if state.status == "mapped" else has_ended(step, state)
 
 
 def _arguments(run: Run, step: Step, path: StepPath) -> dict[str, Json]:
@@ -430,15 +457,13 @@ def _failure(view: values.View) -> tuple[StepPath, Fault] | None:
     """The first failure that the plan has no path around."""
     steps = {step.id: step for step in view.plan.steps}
     for path, state in view.run.steps.items():
-        id_, index = split_path(path)
-        step = steps[id_]
-        is_final = state.status == "failed" and not _may_retry(step, state)
-        if is_final and state.fault and not values.is_tolerated(step, is_item=index is not None):
+        step = steps[split_path(path)[0]]
+        if state.fault and has_failed(step, state) and not is_tolerated(step, path):
             return path, state.fault
     return None
 
 
-def _settle(view: values.View) -> Command:
+def _settle(view: values.View, *, is_over: bool) -> Command:
     """Nothing is under way any more: replan, fail, or look at the outcome."""
     failure = _failure(view)
     if failure is not None:
@@ -448,14 +473,16 @@ def _settle(view: values.View) -> Command:
         decided = review(view)
     except PlanError as error:
         return _give_up(view.run, _fault(error), reason="the answer cannot be made")
-    return AskValidator(decided) if isinstance(decided, tuple) else Record(decided)
+    if isinstance(decided, tuple):
+        return Record(ReviewInconclusive(criteria=decided)) if is_over else AskValidator(decided)
+    return Record(decided)
 
 
 def _give_up(run: Run, fault: Fault, *, reason: str) -> Record:
     """Another revision where a planner may still find a way, else the end."""
     if fault.error_class == "denied":
         return _finish("denied", reason=reason, fault=fault)
-    is_hopeless = fault.code == "A-104" or (fault.error_class == "missing" and _lacks_input(run))
+    is_hopeless = fault.error_class == "missing" and _lacks_input(run)
     if is_hopeless or not _may_replan(run):
         return _finish("failed", reason=reason, fault=fault)
     return Record(PlanAbandoned(revision=run.revision + 1, reason=reason))
@@ -467,7 +494,9 @@ def _lacks_input(run: Run) -> bool:
 
 
 def _may_replan(run: Run) -> bool:
-    return run.started.plan is None and run.revision <= run.started.setup.max_replans
+    """Whether another plan may be tried; never with an effect in doubt, for that plan might repeat it."""
+    in_doubt = any(s.fault is not None and s.fault.code == UNDECIDED for s in run.steps.values())
+    return run.started.plan is None and run.revision <= run.started.setup.max_replans and not in_doubt
 
 
 def _conclude(run: Run) -> Record:

@@ -74,6 +74,8 @@ class Criterion(Frozen):
     id: str
     kind: Literal["written", "expression", "text"]
     text: str
+    is_conditional: bool = False
+    """Whether the goal leaves open that it happens at all; then not happening leaves it undecided."""
 
 
 class Setup(Frozen):

@@ -28,6 +28,8 @@ CEILING = 2_000_000
 MAX_BITS = 1024
 """The longest integer: as large as the largest float, so that every integer can become one."""
 
+_COMPACT = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
 
 class AbsentError(PlanError):
     """Something read is not there; what `a ?? b` gives a default for."""
@@ -70,7 +72,7 @@ def text(value: Json) -> str:
         return value
     if isinstance(value, list) and not any(isinstance(item, list | dict) for item in value):
         return "\n".join(text(item) for item in value)
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return _COMPACT.encode(value)
 
 
 def finite(number: Number) -> Number:

@@ -22,7 +22,7 @@ class Named(Frozen):
     """One thing that the goal names.
 
     `part` is what the wording says of a path: read from, written to, changed in place, or unknown. `found` is what
-    the workspace held when the run started (None: not looked up), and `text` is then the name as the workspace spells it.
+    the workspace held when the run started (None: not looked up); `text` is then the name as it is spelled there.
     """
 
     text: str
@@ -67,6 +67,7 @@ _WRITES = re.compile(
     r"(?i)\b(write|writes|save|put|store|export|output|append|add|create|make|generate|produce|record|copy|place|"
     r"collect|log|draft|move|rename|convert|render|print|dump|result|answer)\w*\b"
 )
+_CONDITION = re.compile(r"(?i)\b(?:if|when|whenever|unless|in case|otherwise|only)\b")
 _CHANGES = re.compile(
     r"(?i)\s*(?:please\s+)?(?:in\s+\S+,?\s+)?(?:replace|change|remove|delete|correct|fix|sort|rename|uppercase|"
     r"lowercase|capitali[sz]e|deduplicate|append|add|insert|update|edit|reformat)\b"
@@ -89,6 +90,11 @@ def named(goal: str) -> tuple[Named, ...]:
             spans.append((start, end, Named(text=text, kind=kind, part=part)))
     spans.sort(key=lambda span: span[0])
     return _edited(goal, _once(_carried(goal, spans)))
+
+
+def is_conditional(goal: str) -> bool:
+    """Whether the wording leaves open that something happens at all."""
+    return bool(_CONDITION.search(goal))
 
 
 def _candidates(goal: str) -> Iterator[tuple[int, int, str, NamedKind]]:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainSerializer
 
 Json: TypeAlias = JsonValue
 Path: TypeAlias = tuple[str | int, ...]
-"""Steps into a JSON value: keys and indexes; in a pattern `*` stands for any one of them."""
+"""Steps into a JSON value: keys and indexes; in a pattern `*` stands for every index of a list."""
 
 
 class Frozen(BaseModel):
@@ -130,7 +130,7 @@ def descend(value: Json, path: Path) -> Json:
         match value, part:
             case dict(), str() if part in value:
                 value = value[part]
-            case list(), int() if -len(value) <= part < len(value):
+            case list(), int() if 0 <= part < len(value):
                 value = value[part]
             case _:
                 raise KeyError(part)
@@ -138,8 +138,10 @@ def descend(value: Json, path: Path) -> Json:
 
 
 def _matches(pattern: Path, path: Path) -> bool:
+    """A key `*` of a record stands for itself only, else whoever may choose keys could relabel their neighbours."""
     return len(pattern) == len(path) and all(
-        wanted in ("*", given) for wanted, given in zip(pattern, path, strict=True)
+        wanted == given or (wanted == "*" and isinstance(given, int))
+        for wanted, given in zip(pattern, path, strict=True)
     )
 
 

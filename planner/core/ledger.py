@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import inf
 
 from planner.core.labels import Frozen
 
@@ -38,6 +39,13 @@ class Spent:
             cost_usd=self.cost_usd + (cost_usd or 0.0),
             unpriced=self.unpriced + (cost_usd is None),
         )
+
+
+def calls_left(budget: Budget, spent: Spent) -> float:
+    """How many more calls may start: none where a limit is reached, without limit infinitely many."""
+    if exceeded(budget, spent) is not None:
+        return 0
+    return inf if budget.calls is None else budget.calls - spent.calls
 
 
 def exceeded(budget: Budget, spent: Spent) -> str | None:

@@ -2,25 +2,26 @@
 
 Rules of the file:
 - Data gives the order of reads. An effect keeps plan order against every other call on the same or an unknown key.
-- A key is `kind:name`; `file:docs/**` is everything below `docs`. Keys are compared without case, since file
-  systems may do so: a false conflict only costs time.
+- A key is `kind:name`; `file:docs/**` is `docs` and everything below it. Keys are compared without case and
+  Unicode form, since file systems may do so: a false conflict only costs time.
 """
 
 from __future__ import annotations
 
 import posixpath
 import re
+import unicodedata
 from collections.abc import Mapping
 from typing import TypeAlias
 
 from planner.core.catalog import Callee
-from planner.core.expr import names
 from planner.core.labels import Json
 
 Keys: TypeAlias = frozenset[str] | None
 """The resources a call touches; None: unknown, so perhaps all of them."""
 
 NOTHING: frozenset[str] = frozenset()
+_ARGUMENT = re.compile(r"\{(\w+)\}")
 
 
 def keys(callee: Callee, arguments: Mapping[str, Json]) -> Keys:
@@ -37,15 +38,19 @@ def keys(callee: Callee, arguments: Mapping[str, Json]) -> Keys:
 
 def _filled(callee: Callee, template: str, arguments: Mapping[str, Json]) -> str | None:
     kind, _, pattern = template.partition(":")
-    name = pattern
-    for argument in re.findall(r"\{(\w+)\}", pattern):
+    values: dict[str, str] = {}
+    for argument in _ARGUMENT.findall(pattern):
         parameter = callee.parameter(argument)
         value = arguments.get(argument, parameter.default if parameter else None)
-        if not isinstance(value, str) or names(value):
+        if not isinstance(value, str) or "$" in value:
             return None
         is_place = parameter is not None and parameter.type in {"path", "folder"}
-        name = name.replace(f"{{{argument}}}", _normal(value) if is_place else value)
-    return f"{kind}:{posixpath.normpath(name) if kind == 'file' else name}".casefold()
+        values[argument] = _normal(value) if is_place else value
+        if is_place and values[argument].startswith(("/", "..")):
+            return None  # it may lead back into the workspace, under another name
+    name = _ARGUMENT.sub(lambda match: values[match[1]], pattern)
+    key = f"{kind}:{posixpath.normpath(name) if kind == 'file' else name}"
+    return unicodedata.normalize("NFC", key).casefold()
 
 
 def _normal(path: str) -> str:
@@ -64,7 +69,7 @@ def _meet(a: str, b: str) -> bool:
 
 
 def _covers(wide: str, narrow: str) -> bool:
-    return wide.endswith("**") and narrow.startswith(wide[:-2])
+    return wide.endswith("**") and f"{narrow}/".startswith(wide[:-2])
 
 
 def must_keep_order(first: tuple[Callee, Keys], second: tuple[Callee, Keys]) -> bool:

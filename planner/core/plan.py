@@ -15,6 +15,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import Field
 
+from planner.core.expr import expression_names, names
 from planner.core.labels import Frozen, Json
 
 StepId: TypeAlias = str
@@ -67,6 +68,24 @@ class Plan(Frozen):
         return next((s for s in self.steps if s.id == id_), None)
 
 
+def own_names(step: Step) -> frozenset[str]:
+    """The names that only the items of this map can read."""
+    return frozenset({step.as_, f"{step.as_}_i"}) if step.is_map else frozenset()
+
+
+def reads(step: Step) -> frozenset[str]:
+    """Every name that the step's inputs read, its own item names left out."""
+    inside = names(dict(step.args)) | names(step.let)
+    if step.if_ is not None:
+        inside |= expression_names(step.if_)
+    return (inside - own_names(step)) | names(step.for_each)
+
+
+def is_tolerated(step: Step, path: StepPath) -> bool:
+    """Whether the plan goes on without this step, or this item of it, when it fails."""
+    return step.on_error.then == "skip" or (path != step.id and step.on_item_error == "drop")
+
+
 def item_path(id_: StepId, index: int) -> StepPath:
     """The path of one item of a map."""
     return f"{id_}[{index}]"
@@ -74,7 +93,7 @@ def item_path(id_: StepId, index: int) -> StepPath:
 
 def split_path(path: StepPath) -> tuple[StepId, int | None]:
     """The step id and, for an item of a map, its index."""
-    match = re.fullmatch(r"([^\[\]]+)(?:\[(\d+)\])?", path)
+    match = re.fullmatch(r"([^\[\]]+)(?:\[(0|[1-9]\d*)\])?", path, re.ASCII)
     if match is None:
         raise ValueError(f"`{path}` is not a step path such as `s4` or `s4[2]`")
     return match[1], None if match[2] is None else int(match[2])

@@ -64,6 +64,7 @@ def repaired(
         named = _spelled(draft, _renamed(draft, step))
         for placed in _placed(draft, named):
             mapped = _mapped(draft, placed)
+            mapped = _gathered(draft, mapped)
             args = {name: _with_known_field(draft, value) for name, value in mapped.args.items()}
             draft.add(_fitted(draft, mapped.model_copy(update={"args": args}) if args != mapped.args else mapped))
     draft.answer = _with_known_field(draft, draft.answer)
@@ -88,7 +89,7 @@ def continued(plan: Plan, kept: tuple[Step, ...]) -> tuple[tuple[Step, ...], Jso
     last = max((int(m[1]) for s in (*kept, *plan.steps) if (m := re.match(r"s(\d+)", s.id))), default=0)
     for step in plan.steps:
         moved = _with_names(step, renamed)
-        same = next((old for old in free if _is_same_call(old, moved)), None)
+        same = next((old for old in free if is_same_call(old, moved)), None)
         if same is not None:
             free.remove(same)
             renamed[step.id] = same.id
@@ -99,7 +100,8 @@ def continued(plan: Plan, kept: tuple[Step, ...]) -> tuple[tuple[Step, ...], Jso
     return (*kept, *fresh), _rename(plan.answer, renamed)
 
 
-def _is_same_call(old: Step, new: Step) -> bool:
+def is_same_call(old: Step, new: Step) -> bool:
+    """Whether two steps do the same with the same, whatever they are called."""
     ignored = {"id", "note", "after"}
     return old.model_dump(exclude=ignored) == new.model_dump(exclude=ignored)
 
@@ -258,10 +260,17 @@ def _mapped(draft: _Draft, step: Step) -> Step:
         draft.note("R-107", f"`{step.for_each}` is one {listed}, not a list", step.id)
         single = {k: (step.for_each if v == f"${step.as_}" else v) for k, v in step.args.items()}
         return step.model_copy(update={"for_each": None, "args": single})
-    if listed == "text" and not uses_item:
+    if listed == "text" and (not uses_item or _splits(draft, step)):
         draft.note("R-107", f"`{step.for_each}` is one text, not a list", step.id)
-        return step.model_copy(update={"for_each": None})
+        whole = {k: (step.for_each if v == f"${step.as_}" else v) for k, v in step.args.items()}
+        return step.model_copy(update={"for_each": None, "args": whole})
     return _zipped(draft, step)
+
+
+def _splits(draft: _Draft, step: Step) -> bool:
+    """Whether the callee makes a list of a text by itself."""
+    callee = draft.callee(step)
+    return callee is not None and callee.is_reading and callee.result == "list[text]"
 
 
 def _wants_item(draft: _Draft, step: Step, name: str) -> bool:
@@ -297,6 +306,22 @@ def _zipped(draft: _Draft, step: Step) -> Step:
             args[name] = f"${{{target[0]}[{step.as_}_i]}}"
             draft.note("R-109", f"`{value}` has one entry per item: the one of this item is meant", step.id)
     return step.model_copy(update={"args": args})
+
+
+def _gathered(draft: _Draft, step: Step) -> Step:
+    """A map that would write one file over and over writes the items' texts together, once."""
+    callee = draft.callee(step)
+    own = {step.as_, f"{step.as_}_i"}
+    if not step.is_map or callee is None or _writer(draft.catalogue) != callee:
+        return step
+    path, text = (p.name for p in callee.parameters)
+    if own & names(step.args.get(path)) or not own & names(step.args.get(text)):
+        return step
+    gathered = step.model_copy(update={"id": f"{step.id}_text", "use": None, "args": {}, "let": step.args[text]})
+    draft.note("R-116", f"all items go to one file, so `{step.id}` writes their texts together", step.id)
+    draft.add(gathered)
+    args = {**step.args, text: f"${gathered.id}"}
+    return step.model_copy(update={"for_each": None, "if_": None, "args": args})
 
 
 def _root(draft: _Draft, value: Json) -> StepId | None:

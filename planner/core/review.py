@@ -13,20 +13,20 @@ from typing import TypeAlias
 from planner.core import values
 from planner.core.events import Criterion, ReviewFailed, ReviewInconclusive, ReviewPassed
 from planner.core.expr import evaluate, expression_names
-from planner.core.goal import Named
+from planner.core.goal import Named, is_conditional
 from planner.core.labels import Labelled
 from planner.core.plan import split_path
 
 Decided: TypeAlias = ReviewPassed | ReviewFailed | ReviewInconclusive
 
 
-def criteria(found: tuple[Named, ...], success: str | None) -> tuple[Criterion, ...]:
+def criteria(goal: str, found: tuple[Named, ...], success: str | None) -> tuple[Criterion, ...]:
     """The criteria of a run: each file that the goal wants written, and the caller's own.
 
     `success` in the form `${...}` is an expression over the step values and `answer`; anything else is text.
     """
     result = [
-        Criterion(id=f"c{i}", kind="written", text=item.text)
+        Criterion(id=f"c{i}", kind="written", text=item.text, is_conditional=is_conditional(goal))
         for i, item in enumerate((n for n in found if n.is_written), start=1)
     ]
     if success:
@@ -51,9 +51,9 @@ def review(view: values.View) -> Decided | tuple[str, ...]:
     undecided = tuple(id_ for id_, verdict in verdicts.items() if verdict is None)
     if failed:
         return ReviewFailed(criteria=failed)
-    judged = tuple(c.id for c in wanted if c.kind == "text" and c.id in undecided)
-    if judged and view.run.started.setup.can_judge:
-        return judged
+    is_for_judge = all(c.kind == "text" for c in wanted if c.id in undecided)
+    if undecided and is_for_judge and view.run.started.setup.can_judge:
+        return undecided
     if undecided or not wanted:
         return ReviewInconclusive(criteria=undecided)
     return ReviewPassed(criteria=tuple(verdicts))
@@ -62,7 +62,8 @@ def review(view: values.View) -> Decided | tuple[str, ...]:
 def _decided(view: values.View, criterion: Criterion, answer: Labelled) -> bool | None:
     match criterion.kind:
         case "written":
-            return _was_written(view, criterion.text)
+            verdict = _was_written(view, criterion.text)
+            return None if verdict is False and criterion.is_conditional else verdict
         case "expression":
             seen = dict(values.scope(view, expression_names(criterion.text) - {"answer"}) or {})
             return bool(evaluate(criterion.text, {**seen, "answer": answer}).value)

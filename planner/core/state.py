@@ -49,9 +49,9 @@ from planner.core.events import (
 )
 from planner.core.labels import Labelled
 from planner.core.ledger import Spent
-from planner.core.plan import Plan, StepPath, split_path
+from planner.core.plan import Plan, Step, StepPath, is_tolerated, reads, split_path
 from planner.core.policy import Verdict
-from planner.errors import JournalError
+from planner.errors import ErrorClass, JournalError
 
 StepStatus: TypeAlias = Literal[
     "new",
@@ -97,8 +97,9 @@ STEP_MOVES: Mapping[tuple[StepStatus, str], StepStatus] = {
     ("answered", "StepSucceeded"): "succeeded",  # it had happened
     ("failed", "RetryScheduled"): "retrying",
     ("retrying", "TimerFired"): "resolved",
-    ("retrying", "StepFailed"): "failed",
 }
+RETRIABLE: frozenset[ErrorClass] = frozenset({"unavailable", "failed", "limit"})
+"""What may go better the next time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,8 @@ class StepState:
     verdict: Verdict | None = None
     items: Labelled | None = None
     attempt: int = 0
+    failures: int = 0
+    """Attempts that failed without effect; a retry counts these, so that a crash uses up none."""
     key: str = ""
     question: Literal["approve", "happened"] | None = None
     reason: str = ""
@@ -121,7 +124,6 @@ class StepState:
     cause: Literal["condition", "failure"] | None = None
     due: datetime | None = None
     kept: Mapping[str, str | None] = field(default_factory=dict)
-    revision: int = 0
 
     @property
     def is_done(self) -> bool:
@@ -138,6 +140,15 @@ class Proposal:
 
 
 Phase: TypeAlias = Literal["planning", "executing", "reviewing", "finished"]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A call that ended a revision, with the step as it was planned."""
+
+    path: StepPath
+    step: Step
+    fault: Fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +170,7 @@ class Run:
     plan: Plan | None = None
     certificate: Certificate | None = None
     steps: Mapping[StepPath, StepState] = field(default_factory=dict)
-    failures: tuple[tuple[StepPath, Fault], ...] = ()
+    failures: tuple[Failure, ...] = ()
     """The failures that ended earlier revisions; a replan is told of them."""
     unmet: tuple[str, ...] = ()
     """The criteria that the last review found failing, or could not decide."""
@@ -173,11 +184,42 @@ class Run:
         """The run's status as people see it."""
         if self.finished is not None:
             return self.finished.status
-        return "waiting" if any(s.status == "asked" for s in self.steps.values()) else "running"
+        is_asking = self.phase == "executing" and any(s.status == "asked" for s in self.steps.values())
+        return "waiting" if is_asking else "running"
 
     def step(self, path: StepPath) -> StepState:
         """What happened to `path`; a fresh state if nothing did."""
         return self.steps.get(path, StepState())
+
+
+def may_retry(step: Step, state: StepState) -> bool:
+    """Whether a step or item failed, but not for good."""
+    is_transient = state.fault is not None and state.fault.error_class in RETRIABLE
+    return state.status == "failed" and is_transient and state.attempt > 0 and state.failures <= step.on_error.retry
+
+
+def has_failed(step: Step, state: StepState) -> bool:
+    """Whether a step or item failed for good."""
+    return state.status == "failed" and not may_retry(step, state)
+
+
+def has_ended(step: Step, state: StepState) -> bool:
+    """Whether nothing more will happen to a step or item."""
+    return state.status in DONE and not may_retry(step, state)
+
+
+def kept_steps(run: Run) -> tuple[Step, ...]:
+    """The steps that every later plan of the run begins with.
+
+    They are those that succeeded, in whole or for some items, and those that these read or waited for.
+    """
+    if run.plan is None:
+        return ()
+    kept = {split_path(path)[0] for path, state in run.steps.items() if state.status == "succeeded"}
+    for step in reversed(run.plan.steps):  # a step reads only earlier ones, so one pass is enough
+        if step.id in kept:
+            kept |= reads(step) | frozenset(step.after)
+    return tuple(step for step in run.plan.steps if step.id in kept)
 
 
 def fold(history: Iterable[Recorded]) -> Run:
@@ -219,8 +261,7 @@ def _apply(run: Run, event: Event) -> Run:
         case PlanAbandoned():
             return _abandoned(run, event)
         case RunResumed():
-            steps = {path: _interrupted(state) for path, state in run.steps.items()}
-            return replace(run, steps=steps)
+            return replace(run, steps={path: _resumed(state) for path, state in run.steps.items()})
         case CancelRequested():
             return replace(run, is_cancelled=True)
         case RunFinished():
@@ -229,6 +270,8 @@ def _apply(run: Run, event: Event) -> Run:
             return replace(run, phase="finished", finished=event)
         case _:
             _expect(run, "executing", event)
+            if event.path not in run.steps and not _is_place(run, event.path):
+                raise JournalError("J-204", f"`{event.type}` of `{event.path}`, which is no step of the plan")
             before = run.step(event.path)
             moved = _moved(before, event)
             spent = run.spent.with_call() if isinstance(event, StepStarted) else run.spent
@@ -240,14 +283,31 @@ def _expect(run: Run, phase: Phase, event: Event) -> None:
         raise JournalError("J-204", f"`{event.type}` is illegal while the run is {run.phase}")
 
 
+def _is_place(run: Run, path: StepPath) -> bool:
+    """Whether the plan has this step, or this map this item."""
+    try:
+        id_, index = split_path(path)
+    except ValueError:
+        return False
+    if index is None:
+        return run.plan is not None and run.plan.step(id_) is not None
+    items = run.step(id_).items
+    return items is not None and isinstance(items.value, list) and index < len(items.value)
+
+
 def _planning(run: Run, event: PlanProposed | PlannerFailed | PlanRejected | PlanAccepted) -> Run:
     _expect(run, "planning", event)
+    is_answer = isinstance(event, PlanProposed | PlannerFailed)
+    is_unchecked = run.proposal is not None or (run.started.plan is not None and not run.rejected)
+    if is_answer == is_unchecked or event.revision != run.revision:
+        known = "a plan is still to be checked" if is_unchecked else "there is no plan to check"
+        raise JournalError(
+            "J-204", f"`{event.type}` of revision {event.revision}, but {known} in revision {run.revision}"
+        )
     match event:
         case PlanProposed():
-            if run.proposal is not None:
-                raise JournalError("J-204", f"`{event.type}` while the last proposal is unchecked")
             proposal = Proposal(plan=event.plan, problems=event.problems)
-            return replace(run, proposal=proposal, attempt=event.attempt)
+            return replace(run, proposal=proposal, attempt=event.attempt, planner_fault=None)
         case PlannerFailed():
             return replace(run, planner_fault=event.fault, attempt=event.attempt)
         case PlanRejected():
@@ -258,7 +318,7 @@ def _planning(run: Run, event: PlanProposed | PlannerFailed | PlanRejected | Pla
                 phase="executing",
                 plan=event.plan,
                 certificate=event.certificate,
-                steps=_kept(run, event.plan),
+                steps=_kept(run),
                 proposal=None,
                 rejected=(),
                 attempt=0,
@@ -267,21 +327,31 @@ def _planning(run: Run, event: PlanProposed | PlannerFailed | PlanRejected | Pla
             assert_never(event)
 
 
-def _kept(run: Run, plan: Plan) -> dict[StepPath, StepState]:
-    """What finished under earlier revisions and is still part of the plan."""
-    ids = {step.id for step in plan.steps}
+def _kept(run: Run) -> dict[StepPath, StepState]:
+    """What ended in the steps that are kept; the item that ended the last revision may run again."""
+    kept = {step.id: step for step in kept_steps(run)}
     return {
         path: state
         for path, state in run.steps.items()
-        if state.status in {"succeeded", "mapped"} and split_path(path)[0] in ids
+        if (step := kept.get(split_path(path)[0])) is not None
+        and (state.status in {"succeeded", "mapped", "skipped"} or _is_lost(step, path, state))
     }
+
+
+def _is_lost(step: Step, path: StepPath, state: StepState) -> bool:
+    """Whether the plan went on without it, because it failed."""
+    return has_failed(step, state) and is_tolerated(step, path)
 
 
 def _abandoned(run: Run, event: PlanAbandoned) -> Run:
     if run.phase not in {"executing", "reviewing"} or event.revision != run.revision + 1:
         raise JournalError("J-204", f"`{event.type}` of revision {event.revision} is illegal while {run.phase}")
     failed = [(path, state.fault) for path, state in run.steps.items() if state.status == "failed"]
-    failures = tuple((path, fault) for path, fault in failed if fault is not None)
+    failures = tuple(
+        Failure(path=path, step=step, fault=fault)
+        for path, fault in failed
+        if fault is not None and run.plan is not None and (step := run.plan.step(split_path(path)[0])) is not None
+    )
     return replace(run, phase="planning", revision=event.revision, failures=(*run.failures, *failures), review=None)
 
 
@@ -289,7 +359,7 @@ def _reviewed(run: Run, event: ReviewPassed | ReviewFailed | ReviewInconclusive)
     _expect(run, "executing", event)
     match event:
         case ReviewPassed():
-            return replace(run, phase="reviewing", review="passed")
+            return replace(run, phase="reviewing", review="passed", unmet=())
         case ReviewFailed():
             return replace(run, phase="reviewing", review="failed", unmet=event.criteria)
         case ReviewInconclusive():
@@ -298,8 +368,8 @@ def _reviewed(run: Run, event: ReviewPassed | ReviewFailed | ReviewInconclusive)
             assert_never(event)
 
 
-def _interrupted(state: StepState) -> StepState:
-    return replace(state, status="interrupted") if state.status == "started" else state
+def _resumed(state: StepState) -> StepState:
+    return replace(state, status=STEP_MOVES.get((state.status, "RunResumed"), state.status))
 
 
 StepEvent: TypeAlias = (
@@ -339,7 +409,7 @@ def _filled(state: StepState, event: StepEvent) -> StepState:  # noqa: C901, PLR
         case StepSucceeded():
             return replace(state, value=event.value, fault=None)
         case StepFailed():
-            return replace(state, fault=event.fault)
+            return replace(state, fault=event.fault, failures=state.failures + 1)
         case StepInDoubt():
             return replace(state, probed=False, answer=None)
         case StepProbed():

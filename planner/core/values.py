@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from planner.core.expr import Missing, Scope, evaluate, expression_names, names, resolve
+from planner.core.expr import Missing, Scope, evaluate, names, resolve
 from planner.core.labels import TRUSTED, Integrity, Json, Label, Labelled, gather
-from planner.core.plan import Plan, Step, StepId, item_path
-from planner.core.state import Run, StepState
+from planner.core.plan import Plan, Step, StepId, StepPath, is_tolerated, item_path
+from planner.core.state import Run, StepState, has_failed
 from planner.errors import PlanError
 
 
@@ -32,25 +32,21 @@ class View:
         return self.memo[id_]
 
 
-def is_tolerated(step: Step, *, is_item: bool = False) -> bool:
-    """Whether the plan goes on without this step, or item, when it fails."""
-    return step.on_error.then == "skip" or (is_item and step.on_item_error == "drop")
-
-
 def _outcome(run: Run, step: Step) -> Labelled | Missing | None:
     state = run.step(step.id)
     if state.status == "mapped":
         return _map_outcome(run, step, state)
-    return _ended(state, tolerated=is_tolerated(step))
+    return _ended(run, step, step.id)
 
 
-def _ended(state: StepState, *, tolerated: bool) -> Labelled | Missing | None:
+def _ended(run: Run, step: Step, path: StepPath) -> Labelled | Missing | None:
+    state = run.step(path)
     match state.status:
         case "succeeded":
             return state.value
         case "skipped":
             return Missing(reason="skipped" if state.cause == "condition" else "failed")
-        case "failed" if tolerated:
+        case "failed" if is_tolerated(step, path) and has_failed(step, state):
             return Missing(reason="failed")
         case _:
             return None
@@ -58,39 +54,25 @@ def _ended(state: StepState, *, tolerated: bool) -> Labelled | Missing | None:
 
 def _map_outcome(run: Run, step: Step, state: StepState) -> Labelled | Missing | None:
     """The list of the items' values: filtered items left out, dropped ones null."""
-    parts: list[Labelled] = []
-    for index in range(item_count(state)):
-        part = _ended(run.step(item_path(step.id, index)), tolerated=is_tolerated(step, is_item=True))
-        match part:
-            case None:
-                return None
-            case Missing(reason="skipped"):
-                continue
-            case Missing():
-                if step.on_item_error != "drop":
-                    return Missing(reason="failed")
-                parts.append(Labelled(value=None))
-            case Labelled():
-                parts.append(part)
-    return gather(parts)
+    ended = [_ended(run, step, path) for path in item_paths(step, state)]
+    if None in ended:
+        return None
+    lost = Missing(reason="failed")
+    if lost in ended and step.on_item_error == "fail":
+        return lost
+    parts = [Labelled() if part == lost else part for part in ended]
+    values = gather([part for part in parts if isinstance(part, Labelled)])
+    return under(control(None, state.items), values)
+
+
+def item_paths(step: Step, state: StepState) -> list[StepPath]:
+    """The paths of a resolved map's items, in order."""
+    return [item_path(step.id, index) for index in range(item_count(state))]
 
 
 def item_count(state: StepState) -> int:
     """How many items a resolved map has."""
     return len(state.items.value) if state.items is not None and isinstance(state.items.value, list) else 0
-
-
-def reads(step: Step) -> frozenset[str]:
-    """Every name that the step's inputs read, its own item names left out."""
-    found = names(dict(step.args)) | names(step.let) | names(step.for_each)
-    if step.if_ is not None:
-        found |= expression_names(step.if_)
-    return (found - own_names(step)) | frozenset(step.after)
-
-
-def own_names(step: Step) -> frozenset[str]:
-    """The names that only the items of this map can read."""
-    return frozenset({step.as_, f"{step.as_}_i"}) if step.is_map else frozenset()
 
 
 def scope(view: View, wanted: frozenset[str]) -> Scope | None:
@@ -163,8 +145,8 @@ def lost(view: View) -> tuple[str, ...]:
     """The steps and items that are missing because they failed and the plan went on without them."""
     result = [step.id for step in view.plan.steps if view.outcome(step.id) == Missing(reason="failed")]
     for step in view.plan.steps:
-        if step.is_map and step.id not in result:
-            paths = [item_path(step.id, i) for i in range(item_count(view.run.step(step.id)))]
+        if step.id not in result:
+            paths = item_paths(step, view.run.step(step.id))
             result += [path for path in paths if view.run.step(path).status == "failed"]
     return tuple(result)
 

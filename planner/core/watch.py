@@ -47,7 +47,7 @@ class Limits(Frozen):
     """What one evaluation may use, so that every one ends soon."""
 
     steps: int = Field(default=20_000, gt=0)
-    """One for every node evaluated, 200 elements or 10,000 characters gone through, 1,000 characters made."""
+    """One for every node evaluated, 100 elements or 10,000 characters gone through, 1,000 characters made."""
     size: int = Field(default=1_000_000, gt=0, le=CEILING)
     """Characters and elements in all of any value that is made."""
     depth: int = Field(default=50, gt=0, le=MAX_DEPTH)
@@ -100,8 +100,10 @@ class Part:
             self._heads = {}
             for place, path, label in self._entries:
                 self._heads.setdefault(path[0], []).append((place, path[1:], label))
-        found = [entry for head in {key, "*"} for entry in self._heads.get(head, ())]
-        return sorted(found, key=itemgetter(0))
+        found = self._heads.get(key, [])
+        if isinstance(key, int) and "*" in self._heads:  # a field called `*` is no pattern
+            return sorted(found + self._heads["*"], key=itemgetter(0))
+        return found
 
     def labels(self) -> Iterator[Label]:
         """Every label in the part."""
@@ -247,10 +249,10 @@ class Watch:
                 self._look(value)
                 return finite(value.value) if isinstance(value.value, float) else value.value
             case list():
-                self.charge(len(value) // 200)
+                self.charge(len(value) // 100)
                 return [self.plain(item) for item in value]
             case dict():
-                self.charge(len(value) // 200)
+                self.charge(len(value) // 100)
                 return {name: self.plain(item) for name, item in value.items()}
             case _:
                 return value
@@ -259,7 +261,7 @@ class Watch:
         """A new value, if it keeps to the limits."""
         if isinstance(value, str | list | dict):
             elements, characters = weight(value, most=self._limits.size)
-            self.charge(elements // 200 + characters // 1_000)
+            self.charge(elements // 100 + characters // 1_000)
         elif isinstance(value, int | float):
             finite(value)
         return value
@@ -279,7 +281,7 @@ class Watch:
 
     def _look(self, part: Part) -> None:
         elements, characters = part.weight()
-        self.charge(elements // 200 + characters // 10_000)
+        self.charge(elements // 100 + characters // 10_000)
         self._looked[id(part)] = part
         part.touch()
 
