@@ -1,1 +1,91 @@
-"""An agent runtime: a planner model turns a goal into a checked plan, and the plan runs durably."""
+"""An agent runtime: a planner model turns a goal into a checked plan, and the plan runs durably.
+
+The names below are the public interface. Each is imported when it is first used, so that `import planner` and
+`planner --help` come at once.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from planner.assistant import Assistant, Result, run_sync
+    from planner.core.events import Recorded
+    from planner.core.labels import Integrity, Label, Labelled
+    from planner.core.plan import Plan, Step
+    from planner.core.policy import Policy, Principal, Rule
+    from planner.engine import Approver, Card
+    from planner.errors import (
+        JournalError,
+        ModelError,
+        PlanError,
+        PlannerError,
+        PolicyError,
+        ToolError,
+        UserError,
+    )
+    from planner.llm.model import ScriptedModel
+    from planner.tools import Date, FilePath, FolderPath, Table, ToolContext, tool
+
+__all__ = [
+    "Approver",
+    "Assistant",
+    "Card",
+    "Date",
+    "FilePath",
+    "FolderPath",
+    "Integrity",
+    "JournalError",
+    "Label",
+    "Labelled",
+    "ModelError",
+    "Plan",
+    "PlanError",
+    "PlannerError",
+    "Policy",
+    "PolicyError",
+    "Principal",
+    "Recorded",
+    "Result",
+    "Rule",
+    "ScriptedModel",
+    "Step",
+    "Table",
+    "ToolContext",
+    "ToolError",
+    "UserError",
+    "run_sync",
+    "tool",
+]
+
+_HOMES = {
+    "planner.assistant": ("Assistant", "Result", "run_sync"),
+    "planner.core.events": ("Recorded",),
+    "planner.core.labels": ("Integrity", "Label", "Labelled"),
+    "planner.core.plan": ("Plan", "Step"),
+    "planner.core.policy": ("Policy", "Principal", "Rule"),
+    "planner.engine": ("Approver", "Card"),
+    "planner.errors": (
+        "JournalError",
+        "ModelError",
+        "PlanError",
+        "PlannerError",
+        "PolicyError",
+        "ToolError",
+        "UserError",
+    ),
+    "planner.llm.model": ("ScriptedModel",),
+    "planner.tools": ("Date", "FilePath", "FolderPath", "Table", "ToolContext", "tool"),
+}
+
+if not TYPE_CHECKING:  # a type checker is to know these names and no others
+
+    def __getattr__(name: str) -> object:
+        for module, names in _HOMES.items():
+            if name in names:
+                return getattr(import_module(module), name)
+        raise AttributeError(f"module `{__name__}` has no attribute `{name}`")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -54,9 +54,9 @@ AGENTS: Mapping[str, Callee] = {
             kind="agent",
             summary="Copy facts such as name, date or price out of a text, as JSON",
             parameters=(
-                Parameter(name="inputs", type="any", description="the text to look in"),
+                Parameter(name="inputs", type="text", description="the text to look in"),
                 Parameter(name="fields", type="any", description="names of the facts: `name, email, total`"),
-                Parameter(name="task", required=False, default=""),
+                Parameter(name="task", required=False, default="", is_offered=False),
             ),
             result="record",
             declaration=_QUARANTINED.model_copy(update={"effect": "read"}),
@@ -69,7 +69,7 @@ AGENTS: Mapping[str, Callee] = {
             parameters=(
                 Parameter(name="question"),
                 Parameter(name="options", type="list[text]"),
-                Parameter(name="inputs", type="any", description="the text to judge"),
+                Parameter(name="inputs", type="text", description="the text to judge"),
             ),
             result="text",
             declaration=_QUARANTINED.model_copy(update={"effect": "read"}),

@@ -175,7 +175,7 @@ class Assistant:
         await self.close()
 
     async def close(self) -> None:
-        """Let go of models, connections and the journal; the assistant may be used again."""
+        """Let go of models, connections and the journal, and send what telemetry is left."""
         await self.pool.close()
         if self._journal is not None:
             await self._journal.close()
@@ -205,12 +205,36 @@ class Assistant:
         Raises `UserError` for a goal that cannot be one, `ModelError` if there is no model, `JournalError`.
         """
         started = await self._started(goal, as_ or Principal(name=_user()), success=success, plan=plan)
-        id_ = run_id or new_run_id()
-        lease = await self.journal.create(id_, _owner())
+        return result_of(await self._begun(started, run_id or new_run_id(), observe))
+
+    async def plan(
+        self,
+        goal: str,
+        *,
+        as_: Principal | None = None,
+        success: str | None = None,
+        observe: Callable[[Recorded], None] | None = None,
+    ) -> Run:
+        """A run that has its accepted plan, and certificate, or has failed; nothing of the plan was done.
+
+        `resume` carries the plan out. Raises what `run` raises.
+        """
+        started = await self._started(goal, as_ or Principal(name=_user()), success=success, plan=None)
+        return await self._begun(started, new_run_id(), observe, until=lambda run: run.phase != "planning")
+
+    async def _begun(
+        self,
+        started: RunStarted,
+        run_id: str,
+        observe: Callable[[Recorded], None] | None,
+        *,
+        until: Callable[[Run], bool] | None = None,
+    ) -> Run:
+        lease = await self.journal.create(run_id, _owner())
+        told = self._observers(observe)
         (first,) = await self.journal.append(lease, 0, [started], at=datetime.now(UTC))
-        if observe is not None:
-            observe(first)
-        return result_of(await self._drive(lease, fold([first]), observe))
+        told(first)
+        return await self._drive(lease, fold([first]), told, until=until)
 
     async def stream(self, goal: str, **options: Any) -> AsyncIterator[Recorded]:  # noqa: ANN401 - those of run
         """Every event of the run as it happens; the last is `RunFinished`, unless the run waits for a person."""
@@ -239,10 +263,15 @@ class Assistant:
         if checked.problem:
             await self.journal.release(lease)
             raise JournalError("J-301", f"the record of run `{run_id}` is damaged: {checked.problem}")
-        run = fold(await self.journal.read(run_id))
+        told = self._observers(observe)
+        history = await self.journal.read(run_id)
+        if self._telemetry is not None:
+            for recorded in history:
+                self._telemetry.observe(recorded)
         resumed = RunResumed(owner=lease.owner)
-        await self.journal.append(lease, run.run_seq, [resumed], at=datetime.now(UTC))
-        return result_of(await self._drive(lease, fold(await self.journal.read(run_id)), observe))
+        (newest,) = await self.journal.append(lease, history[-1].run_seq, [resumed], at=datetime.now(UTC))
+        told(newest)
+        return result_of(await self._drive(lease, fold([*history, newest]), told))
 
     async def cancel(self, run_id: str, *, by: str = "user") -> None:
         """Ask a run of this assistant to stop; it ends as `cancelled` within seconds."""
@@ -250,8 +279,23 @@ class Assistant:
         if engine is not None:
             await engine.cancel(by)
 
-    async def _drive(self, lease: Lease, run: Run, observe: Callable[[Recorded], None] | None) -> Run:
+    def _observers(self, observe: Callable[[Recorded], None] | None) -> Callable[[Recorded], None]:
         observers = [o for o in (observe, self._telemetry.observe if self._telemetry else None) if o]
+
+        def told(recorded: Recorded) -> None:
+            for observer in observers:
+                observer(recorded)
+
+        return told
+
+    async def _drive(
+        self,
+        lease: Lease,
+        run: Run,
+        told: Callable[[Recorded], None],
+        *,
+        until: Callable[[Run], bool] | None = None,
+    ) -> Run:
         outside = Outside(
             journal=self.journal,
             toolbox=self.toolbox,
@@ -260,12 +304,12 @@ class Assistant:
             workspace=Path(run.started.setup.workspace),
             approver=self._approver,
             secrets={k: v.get_secret_value() for k, v in self.settings.secrets.values(self._environ).items()},
-            observe=_all(observers),
+            observe=told,
         )
         engine = Engine(outside, lease, run)
         self._running[run.id] = engine
         try:
-            return await engine.drive()
+            return await engine.drive(until)
         finally:
             del self._running[run.id]
             await self.journal.release(lease)
@@ -299,14 +343,6 @@ class Assistant:
         )
         wanted = criteria(text, found, success)
         return RunStarted(goal=text, principal=principal, setup=setup, named=found, criteria=wanted, plan=plan)
-
-
-def _all(observers: Sequence[Callable[[Recorded], None]]) -> Callable[[Recorded], None]:
-    def observe(recorded: Recorded) -> None:
-        for observer in observers:
-            observer(recorded)
-
-    return observe
 
 
 def run_sync(work: Coroutine[Any, Any, T]) -> T:

@@ -120,11 +120,14 @@ class Engine:
         self._parked: set[Command] = set()
         """Questions that nobody here can answer."""
 
-    async def drive(self) -> Run:
-        """The run when it finished, or when it can only wait. Raises `JournalError` if the lease is lost."""
+    async def drive(self, until: Callable[[Run], bool] | None = None) -> Run:
+        """The run when it finished, when it can only wait, or when `until` holds.
+
+        Raises `JournalError` if the lease is lost.
+        """
         renewing = asyncio.create_task(self._renew())
         try:
-            while self._run.finished is None:
+            while self._run.finished is None and not (until is not None and until(self._run)):
                 self._changed.clear()
                 seen = self._run
                 commands = decide(seen)
@@ -313,11 +316,7 @@ class Engine:
                 StepFailed(path=path, fault=_fault(error), attempt=command.attempt, usage=usage, seconds=seconds)
             )
         except asyncio.CancelledError:
-            if not callee.is_reading:
-                await asyncio.shield(self._append(StepInDoubt(path=path, reason="stopped while under way")))
-            else:
-                stopped = Fault(code="T-299", error_class="failed", message="stopped while under way")
-                await asyncio.shield(self._append(StepFailed(path=path, fault=stopped)))
+            await self._append(StepInDoubt(path=path, reason="stopped while under way"))
             raise
         else:
             usage = await self._kept(answered.completions)

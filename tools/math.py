@@ -9,7 +9,23 @@ from planner.tools import Expression, Number, tool
 _SIGNS = str.maketrans({"\u00d7": "*", "÷": "/", "\u2212": "-", "^": "**", "=": None})  # as people write them
 
 
-@tool(effect="pure", keywords=("compute", "add", "subtract", "multiply", "divide", "plus", "minus", "times", "sum"))
+@tool(
+    effect="pure",
+    keywords=(
+        "percent",
+        "number",
+        "much",
+        "compute",
+        "add",
+        "subtract",
+        "multiply",
+        "divide",
+        "plus",
+        "minus",
+        "times",
+        "sum",
+    ),
+)
 def calculate(expression: Expression) -> Number:
     """Calculate an arithmetic expression, such as (3 + 4) * 2."""
     try:

@@ -35,7 +35,10 @@ def columns(table: Table) -> list[str]:
     return _names(table)
 
 
-@tool(effect="pure", keywords=("rows", "where", "only", "select", "keep", "more", "less", "than", "above", "below"))
+@tool(
+    effect="pure",
+    keywords=("csv", "rows", "where", "only", "select", "keep", "more", "less", "than", "above", "below"),
+)
 def filter_(table: Table, column: str, operator: Operator, value: str) -> Table:
     """Keep the rows whose column =, >, < or contains a value."""
     name = _column(table, column)
@@ -53,13 +56,16 @@ def sort(table: Table, column: str, order: Literal["ascending", "descending"] = 
     return sorted(known, key=lambda row: key(row[name]), reverse=order == "descending") + unknown
 
 
-@tool(effect="pure", keywords=("total", "add", "average", "minimum", "maximum", "how", "many", "highest", "lowest"))
+@tool(
+    effect="pure",
+    keywords=("csv", "total", "add", "average", "minimum", "maximum", "how", "many", "highest", "lowest"),
+)
 def aggregate(table: Table, column: str, function: Function = "sum") -> Number:
     """Sum, mean, min, max or count of a column."""
     return _aggregated(table, _column(table, column), function)
 
 
-@tool(effect="pure", keywords=("per", "each", "by", "category", "total", "average", "count", "summarize"))
+@tool(effect="pure", keywords=("csv", "per", "each", "by", "category", "total", "average", "count", "summarize"))
 def group(table: Table, by: str, column: str = "", function: Function = "sum") -> Table:
     """Sum, mean, min, max or count of a column per group."""
     key = _column(table, by)
@@ -72,7 +78,10 @@ def group(table: Table, by: str, column: str = "", function: Function = "sum") -
     return [{key: rows[0].get(key), name: _aggregated(rows, name, function)} for rows in groups.values()]
 
 
-@tool(effect="pure", keywords=("highest", "lowest", "largest", "smallest", "most", "least", "maximum", "best", "row"))
+@tool(
+    effect="pure",
+    keywords=("csv", "highest", "lowest", "largest", "smallest", "most", "least", "maximum", "best", "row"),
+)
 def top(table: Table, column: str, order: Literal["highest", "lowest"] = "highest") -> Record:
     """The row with the highest or lowest value in a column."""
     name = _column(table, column)

@@ -68,11 +68,6 @@ class Watch:
 
     def observe(self, recorded: Recorded) -> None:
         """Takes in one more event."""
-        if self.run is not None and recorded.run_seq == self.run.run_seq + 2:
-            # The `RunResumed` between what was read and what is observed.
-            owner = RunResumed(owner="")
-            gap = recorded.model_copy(update={"run_seq": recorded.run_seq - 1, "event": owner})
-            self.observe(gap)
         self.run = evolve(self.run, recorded)
         self.events += 1
         self.since = self.since or recorded.at

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from contextlib import suppress
 
 from planner.assistant import MAX_GOAL, Assistant
 from planner.cli import consent, terminal
 from planner.cli.conduct import Observer, display_for, follow, on_ask, opened
 from planner.cli.options import Options
-from planner.core.events import PlanAccepted, Recorded
 from planner.errors import UserError
 
 
@@ -37,20 +35,8 @@ async def _reached(assistant: Assistant, goal: str, success: str | None, observe
     await assistant.run(goal, success=success, observe=observe)
 
 
-class _Planned(Exception):  # noqa: N818  a point to stop at, no fault
-    """A plan was accepted."""
-
-
 async def _planned(assistant: Assistant, goal: str, success: str | None, observe: Observer) -> None:
-    """Runs until there is a plan. Nothing of it was decided yet, so the run can be resumed as it stands."""
-
-    def until(recorded: Recorded) -> None:
-        observe(recorded)
-        if isinstance(recorded.event, PlanAccepted):
-            raise _Planned
-
-    with suppress(_Planned):
-        await assistant.run(goal, success=success, observe=until)
+    await assistant.plan(goal, success=success, observe=observe)
 
 
 def _goal(words: tuple[str, ...]) -> str:

@@ -79,6 +79,8 @@ class Parameter(Frozen):
     default: Json = None
     description: str = ""
     choices: tuple[str, ...] = ()
+    is_offered: bool = True
+    """Whether a model is shown it; a small one fills in whatever it sees."""
 
 
 class Declaration(Frozen):
@@ -140,16 +142,25 @@ Catalogue: TypeAlias = Mapping[str, Callee]
 
 def signature(callee: Callee) -> str:
     """One line that a model or a person can read: `files.read(path) -> text: Read a file`."""
-    parameters = ", ".join(p.name if p.required else f"{p.name}?" for p in callee.parameters)
+    parameters = ", ".join(p.name if p.required else f"{p.name}?" for p in callee.parameters if p.is_offered)
     return f"{callee.name}({parameters}) -> {callee.result}: {callee.summary}"
 
 
 _WORD = re.compile(r"[a-z0-9]+")
+_EMPTY_WORDS = frozenset(
+    re.split(
+        " ",
+        "a an and any are as at be but by do does each every file files for from has have if in into is it its me my "
+        "no not of on one or our please text than that the their them then there this to txt was what which will with you",
+    )
+)
+"""Words that say nothing of what a callee does; counting them would offer a planner any callee for any goal."""
 
 
 def _terms(text: str) -> list[str]:
     """Lower-case words with plural and verb endings cut, so `files` finds `file`."""
-    return [re.sub(r"(ing|ed|es|s|e)$", "", w) if len(w) > 3 else w for w in _WORD.findall(text.lower())]
+    words = [word for word in _WORD.findall(text.lower()) if word not in _EMPTY_WORDS]
+    return [re.sub(r"(ing|ed|es|s|e)$", "", word) if len(word) > 3 else word for word in words]
 
 
 def retrieve(
@@ -158,8 +169,8 @@ def retrieve(
     """The callees to offer a planner: those in `always` (in catalogue order), then the best matches.
 
     Ranked by BM25 (Robertson and Zaragoza 2009, section 3.4; k1 1.2, b 0.75) over name, summary, parameters and
-    keywords. At most `limit` names, unless `always` alone has more; `only_matching` leaves out those that share no
-    word with the goal. If nothing is left the first ones are given, so that no planner sees an empty catalogue.
+    keywords. At most `limit` names, unless `always` alone has more; `only_matching` leaves out those that score less
+    than a quarter of the best. If nothing is left the first ones are given, so that no planner sees an empty catalogue.
     """
     wanted = set(always)
     offered = [name for name in catalogue if name in wanted]
@@ -167,7 +178,8 @@ def retrieve(
     room = max(0, limit - len(offered))
     if only_matching or len(rest) > room:
         scores = _bm25(_terms(goal), {name: _terms(_document(catalogue[name])) for name in rest})
-        rest = [name for name in rest if scores[name] > 0] if only_matching else rest
+        least = max(scores.values(), default=0.0) / 4 if only_matching else -1.0
+        rest = [name for name in rest if scores[name] > least]
         rest = sorted(rest, key=lambda name: -scores[name])[:room]
     return tuple(offered + rest) or tuple(catalogue)[:limit]
 

@@ -46,6 +46,7 @@ class Terms:
     catalogue: Catalogue
     policy: Policy
     principal: Principal
+    goal: str = ""
     found: tuple[Named, ...] = ()
     kept: tuple[Step, ...] = ()
     failed: tuple[Step, ...] = ()
@@ -62,7 +63,7 @@ class Examined:
 
 def examine(plan: Plan, terms: Terms) -> Examined:
     """The plan after repairs, with a certificate or with what is wrong with it."""
-    mended, repairs = repaired(plan, terms.catalogue, found=terms.found, kept=terms.kept)
+    mended, repairs = repaired(plan, terms.catalogue, goal=terms.goal, found=terms.found, kept=terms.kept)
     found = tuple(_problems(mended, terms))
     if found:
         return Examined(mended, None, found)
@@ -73,6 +74,7 @@ def _problems(plan: Plan, terms: Terms) -> Iterator[Problem]:
     if not plan.steps and plan.answer is None:
         yield Problem(code="P-105", message="the plan has no steps and no answer")
     known: dict[StepId, str] = {"inputs": "record"}
+    frozen = {step.id for step in terms.kept}
     for step in plan.steps:
         if step.id in known:
             yield Problem(code="P-106", message=f"two steps are called `{step.id}`", step=step.id)
@@ -81,7 +83,7 @@ def _problems(plan: Plan, terms: Terms) -> Iterator[Problem]:
         yield from _reads(step, known)
         if not shaped:
             yield from _types(step, terms, known)
-        if any(is_same_call(old, step) for old in terms.failed):
+        if step.id not in frozen and any(is_same_call(old, step) for old in terms.failed):
             yield Problem(
                 code="P-124",
                 message=f"step `{step.id}` failed in this very form before: do it otherwise",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Literal, assert_never
+from typing import assert_never
 
 from planner.core import order, values
 from planner.core.catalog import Callee, retrieve
@@ -28,6 +28,7 @@ from planner.core.commands import (
     StartTimer,
 )
 from planner.core.events import (
+    Event,
     Fault,
     HumanAsked,
     MapResolved,
@@ -43,12 +44,12 @@ from planner.core.events import (
     StepSucceeded,
 )
 from planner.core.expr import Missing, Scope, expression_names, may_miss
-from planner.core.labels import Json, Label, Labelled
+from planner.core.labels import Json, Labelled
 from planner.core.ledger import calls_left, exceeded
-from planner.core.plan import Step, StepPath, is_tolerated, item_path, own_names, reads, split_path
+from planner.core.plan import Step, StepPath, item_path, own_names, reads, split_path
 from planner.core.policy import attest, judge
 from planner.core.review import review
-from planner.core.state import Run, StepState, has_ended, has_failed, kept_steps, may_retry
+from planner.core.state import Run, StepState, failures_of, has_ended, has_failed, kept_steps, may_retry
 from planner.errors import PlanError
 
 LADDER: tuple[tuple[float, bool], ...] = ((0.0, False), (0.6, False), (0.6, True), (0.9, True))
@@ -64,7 +65,7 @@ CANDIDATE_FAULTS = frozenset({"M-108", "M-109", "M-110"})
 PASSING = frozenset({"unavailable", "limit"})
 """Failures after which the same call may well succeed."""
 TRIES = 3
-"""How often a call is made with no known outcome; then a person must look, for something is wrong with it."""
+"""How often a call that gave no answer is made again; then a person must look, for something is wrong with it."""
 
 
 def decide(run: Run) -> tuple[Command, ...]:
@@ -73,7 +74,8 @@ def decide(run: Run) -> tuple[Command, ...]:
         case "finished":
             return ()
         case _ if run.is_cancelled:
-            return () if _in_flight(run) else (_finish("cancelled", reason="cancelled on request"),)
+            finished = Record(RunFinished(status="cancelled", reason="cancelled on request"))
+            return () if _in_flight(run) else (finished,)
         case "planning":
             return (_plan(run),)
         case "executing":
@@ -82,19 +84,6 @@ def decide(run: Run) -> tuple[Command, ...]:
             return (_conclude(run),)
         case _:
             assert_never(run.phase)
-
-
-def _finish(
-    status: Literal["completed", "unverified", "rejected", "denied", "failed", "cancelled", "over_budget"],
-    *,
-    reason: str = "",
-    fault: Fault | None = None,
-    result: Labelled | None = None,
-    degraded: tuple[str, ...] = (),
-) -> Record:
-    return Record(
-        RunFinished(status=status, reason=reason, fault=fault, result=result or Labelled(), degraded=degraded)
-    )
 
 
 def _in_flight(run: Run) -> bool:
@@ -110,7 +99,7 @@ def _plan(run: Run) -> Command:
         plan = run.proposal.plan if run.proposal else given
         problems: tuple[Problem, ...] = run.proposal.problems if run.proposal else ()
         if given is not None and run.rejected:
-            return _finish("failed", fault=_no_plan(run))
+            return Record(RunFinished(status="failed", fault=_no_plan(run)))
         if plan is not None:
             examined = examine(plan, _terms(run))
             if examined.certificate is not None:
@@ -120,29 +109,29 @@ def _plan(run: Run) -> Command:
             problems = examined.problems
         return Record(PlanRejected(revision=run.revision, attempt=run.attempt, problems=problems))
     if run.planner_fault is not None and run.planner_fault.code not in CANDIDATE_FAULTS:
-        return _finish("failed", reason="the planner could not be asked", fault=run.planner_fault)
+        return Record(RunFinished(status="failed", reason="the planner could not be asked", fault=run.planner_fault))
     if run.attempt >= len(LADDER):
         reason = "no other way was found" if run.failures else "no valid plan"
-        return _finish("failed", reason=reason, fault=run.planner_fault or _no_plan(run))
+        return Record(RunFinished(status="failed", reason=reason, fault=run.planner_fault or _no_plan(run)))
     over = exceeded(run.started.setup.budget, run.spent)
     if over:
-        return _finish("over_budget", reason=over)
+        return Record(RunFinished(status="over_budget", reason=over))
     temperature, is_told = LADDER[run.attempt]
     if run.revision > 1:  # the coldest answer is the one that failed
         temperature = max(temperature, LADDER[1][0])
     setup = run.started.setup
-    callees = {callee.name: callee for callee in setup.callees}
+    offered = retrieve(
+        run.started.goal,
+        {callee.name: callee for callee in setup.callees},
+        limit=setup.offered_callees,
+        always=setup.always,
+        only_matching=setup.rendering == "grammar",
+    )
     return AskPlanner(
         revision=run.revision,
         attempt=run.attempt + 1,
         temperature=temperature,
-        callees=retrieve(
-            run.started.goal,
-            callees,
-            limit=setup.offered_callees,
-            always=setup.always,
-            only_matching=setup.rendering == "grammar",
-        ),
+        callees=offered,
         problems=_once(run.rejected) if is_told else (),
     )
 
@@ -157,6 +146,9 @@ def _no_plan(run: Run) -> Fault:
     """Why there is no plan: the failure that a replan was to get around, else the last candidate's problems."""
     if run.failures:
         return run.failures[-1].fault
+    absent = ", ".join(f"`{item.text}`" for item in run.started.named if item.is_absent_source)
+    if absent:
+        return Fault(code="P-125", error_class="missing", message=f"the goal reads {absent}, which does not exist")
     last = run.rejected[-1] if run.rejected else ()
     text = "; ".join(problem.message for problem in last) or "the planner gave no plan"
     code = last[0].code if last else "P-100"
@@ -169,6 +161,7 @@ def _terms(run: Run) -> Terms:
         catalogue={callee.name: callee for callee in setup.callees},
         policy=setup.policy,
         principal=run.started.principal,
+        goal=run.started.goal,
         found=run.started.named,
         kept=kept_steps(run),
         failed=tuple(failure.step for failure in run.failures if failure.fault.error_class not in PASSING),
@@ -182,29 +175,25 @@ def _execute(run: Run) -> Iterator[Command]:
     assert run.plan is not None
     view = values.View(run, run.plan)
     over = exceeded(run.started.setup.budget, run.spent)
-    failure = _failure(view)
+    failure = next(failures_of(view.run), None)
     is_open = not over and failure is None
-    commands = [c for step in run.plan.steps for c in _advance(view, step, is_open=is_open)]
-    affordable = list(_affordable(run, commands))
-    if affordable:
-        yield from affordable
+    wanted = [command for step in run.plan.steps for command in _advance(view, step, is_open=is_open)]
+    commands = _affordable(run, wanted)
+    if commands:
+        yield from commands
     elif _in_flight(run):
         return
     elif over and failure is None and any(view.outcome(step.id) is None for step in run.plan.steps):
-        yield _finish("over_budget", reason=over)
+        yield Record(RunFinished(status="over_budget", reason=over))
     else:
         yield _settle(view, is_over=over is not None)
 
 
-def _affordable(run: Run, commands: list[Command]) -> Iterator[Command]:
+def _affordable(run: Run, commands: list[Command]) -> list[Command]:
     """The commands, with no more calls than the budget has room for."""
     left = calls_left(run.started.setup.budget, run.spent)
-    for command in commands:
-        if isinstance(command, Call):
-            if left <= 0:
-                continue
-            left -= 1
-        yield command
+    calls = [command for command in commands if isinstance(command, Call)]
+    return [command for command in commands if command not in calls or calls.index(command) < left]
 
 
 def _callee(run: Run, step: Step) -> Callee:
@@ -233,17 +222,15 @@ def _begin(view: values.View, step: Step) -> Iterator[Command]:
     if gone:
         yield Record(StepSkipped(path=step.id, cause="failure" if "failed" in gone else "condition"))
         return
-    per_item = step.if_ is not None and bool(expression_names(step.if_) & own_names(step))
+    yield Record(_begun(view.run, step, step.id, seen, items=None))
+
+
+def _begun(run: Run, step: Step, path: StepPath, seen: Scope, *, items: Labelled | None) -> Event:
+    """What comes of a step, or of one of the `items` of a map, whose inputs are there."""
     try:
-        condition = None if per_item else values.condition(step, seen)
-        if condition is not None and not condition.value:
-            yield Record(StepSkipped(path=step.id, cause="condition"))
-        elif step.is_map:
-            yield _map(step, seen, condition)
-        else:
-            yield _resolve(view.run, step, step.id, seen, values.control(condition, None))
+        return _map(step, seen) if step.is_map and items is None else _resolve(run, step, path, seen, items=items)
     except PlanError as error:
-        yield Record(StepFailed(path=step.id, fault=_fault(error)))
+        return StepFailed(path=path, fault=_fault(error))
 
 
 def _gone(step: Step, seen: Scope) -> frozenset[str]:
@@ -261,22 +248,33 @@ def _fault(error: PlanError) -> Fault:
     return Fault(code=error.code, error_class=error.error_class, message=error.message)
 
 
-def _map(step: Step, seen: Scope, condition: Labelled | None) -> Record:
+def _map(step: Step, seen: Scope) -> MapResolved | StepSkipped:
+    """The items of a map; a condition that reads the item is left to each of them."""
+    is_per_item = step.if_ is not None and bool(expression_names(step.if_) & own_names(step))
+    condition = None if is_per_item else values.condition(step, seen)
+    if condition is not None and not condition.value:
+        return StepSkipped(path=step.id, cause="condition")
     found = values.items(step, seen)
     assert isinstance(found.value, list)
     if len(found.value) > step.max_items:
         what = f"`for_each` of step `{step.id}` has {len(found.value)} items, but `max_items` is {step.max_items}"
         raise PlanError("P-302", what, error_class="limit")
-    return Record(MapResolved(path=step.id, items=values.under(values.control(condition, None), found)))
+    return MapResolved(path=step.id, items=values.under(values.control(condition, None), found))
 
 
-def _resolve(run: Run, step: Step, path: StepPath, seen: Scope, decided_by: Label) -> Record:
+def _resolve(
+    run: Run, step: Step, path: StepPath, seen: Scope, *, items: Labelled | None
+) -> StepResolved | StepSucceeded | StepSkipped:
+    """A call with its arguments, or a `let` with its value, for a step or for one of the `items` of a map."""
+    condition = values.condition(step, seen)
+    if condition is not None and not condition.value:
+        return StepSkipped(path=path, cause="condition")
+    decided_by = values.control(condition, items)
     if step.use is None:
-        value = values.under(decided_by, values.let(step, seen))
-        return Record(StepSucceeded(path=path, value=value))
+        return StepSucceeded(path=path, value=values.under(decided_by, values.let(step, seen)))
     arguments = values.under(decided_by, values.arguments(step, seen))
     verdict = judge(run.started.setup.policy, run.started.principal, _callee(run, step), arguments)
-    return Record(StepResolved(path=path, arguments=arguments, verdict=verdict))
+    return StepResolved(path=path, arguments=arguments, verdict=verdict)
 
 
 def _items(view: values.View, step: Step, state: StepState, *, is_open: bool) -> Iterator[Command]:
@@ -300,19 +298,8 @@ def _items(view: values.View, step: Step, state: StepState, *, is_open: bool) ->
         if item.status != "new":
             yield from _go_on(view, step, path, is_open=is_open)
         elif is_open:
-            yield from _begin_item(view, step, path, values.item_scope(outer, step, state.items, index))
-
-
-def _begin_item(view: values.View, step: Step, path: StepPath, seen: Scope) -> Iterator[Command]:
-    try:
-        condition = values.condition(step, seen)
-        if condition is not None and not condition.value:
-            yield Record(StepSkipped(path=path, cause="condition"))
-        else:
-            decided_by = values.control(condition, view.run.step(step.id).items)
-            yield _resolve(view.run, step, path, seen, decided_by)
-    except PlanError as error:
-        yield Record(StepFailed(path=path, fault=_fault(error)))
+            seen = values.item_scope(outer, step, state.items, index)
+            yield Record(_begun(view.run, step, path, seen, items=state.items))
 
 
 def _go_on(view: values.View, step: Step, path: StepPath, *, is_open: bool) -> Iterator[Command]:
@@ -396,9 +383,9 @@ def _resolve_doubt(run: Run, step: Step, path: StepPath, *, is_open: bool) -> Co
     match callee.declaration.on_doubt, "no" if callee.is_reading else state.answer:
         case _, "yes":
             return _happened(run, step, path)
-        case _, "no" if state.attempt >= TRIES or not is_open:
+        case _, "no" if state.doubts > TRIES or not is_open:
             return Record(_without_effect(path, callee))
-        case ("idempotent", _) | (_, "no") if state.attempt < TRIES:
+        case ("idempotent", _) | (_, "no") if state.doubts <= TRIES:
             return _call(run, step, path)
         case "probe", _ if not state.probed:
             return Probe(path, callee.name)
@@ -453,22 +440,11 @@ def _arguments(run: Run, step: Step, path: StepPath) -> dict[str, Json]:
 # settling ---------------------------------------------------------------------------------------------------
 
 
-def _failure(view: values.View) -> tuple[StepPath, Fault] | None:
-    """The first failure that the plan has no path around."""
-    steps = {step.id: step for step in view.plan.steps}
-    for path, state in view.run.steps.items():
-        step = steps[split_path(path)[0]]
-        if state.fault and has_failed(step, state) and not is_tolerated(step, path):
-            return path, state.fault
-    return None
-
-
 def _settle(view: values.View, *, is_over: bool) -> Command:
     """Nothing is under way any more: replan, fail, or look at the outcome."""
-    failure = _failure(view)
+    failure = next(failures_of(view.run), None)
     if failure is not None:
-        path, fault = failure
-        return _give_up(view.run, fault, reason=f"step `{path}` failed")
+        return _give_up(view.run, failure.fault, reason=f"step `{failure.path}` failed")
     try:
         decided = review(view)
     except PlanError as error:
@@ -481,10 +457,10 @@ def _settle(view: values.View, *, is_over: bool) -> Command:
 def _give_up(run: Run, fault: Fault, *, reason: str) -> Record:
     """Another revision where a planner may still find a way, else the end."""
     if fault.error_class == "denied":
-        return _finish("denied", reason=reason, fault=fault)
+        return Record(RunFinished(status="denied", reason=reason, fault=fault))
     is_hopeless = fault.error_class == "missing" and _lacks_input(run)
     if is_hopeless or not _may_replan(run):
-        return _finish("failed", reason=reason, fault=fault)
+        return Record(RunFinished(status="failed", reason=reason, fault=fault))
     return Record(PlanAbandoned(revision=run.revision + 1, reason=reason))
 
 
@@ -506,11 +482,13 @@ def _conclude(run: Run) -> Record:
     result = values.answer(view)
     match run.review:
         case "passed":
-            return _finish("completed", result=result, degraded=degraded)
+            return Record(RunFinished(status="completed", result=result, degraded=degraded))
         case "inconclusive":
-            return _finish("unverified", result=result, degraded=degraded)
+            return Record(RunFinished(status="unverified", result=result, degraded=degraded))
         case _ if _may_replan(run):
             return Record(PlanAbandoned(revision=run.revision + 1, reason="a criterion failed"))
         case _:
             unmet = ", ".join(run.unmet)
-            return _finish("rejected", reason=f"not met: {unmet}", result=result, degraded=degraded)
+            return Record(
+                RunFinished(status="rejected", reason=f"not met: {unmet}", result=result, degraded=degraded)
+            )

@@ -54,13 +54,10 @@ class Label(Frozen):
         """The label of something made from both: least integrity, all sources, common readers."""
         if self == other:
             return self
-        match self.readers, other.readers:
-            case None, readers:
-                common = readers
-            case readers, None:
-                common = readers
-            case mine, theirs:
-                common = mine & theirs
+        if self.readers is None or other.readers is None:
+            common = other.readers if self.readers is None else self.readers
+        else:
+            common = self.readers & other.readers
         return Label(
             integrity=min(self.integrity, other.integrity),
             sources=self.sources | other.sources,
@@ -70,10 +67,6 @@ class Label(Frozen):
     def capped(self, ceiling: Integrity) -> Label:
         """This label with at most `ceiling` integrity."""
         return self if self.integrity <= ceiling else self.model_copy(update={"integrity": ceiling})
-
-    def from_source(self, source: str) -> Label:
-        """This label with one more source."""
-        return self.model_copy(update={"sources": self.sources | {source}})
 
 
 TRUSTED = Label()

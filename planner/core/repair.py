@@ -32,6 +32,7 @@ class _Draft:
     """A plan being mended: the steps so far with their types, and what was changed."""
 
     catalogue: Catalogue
+    goal: str
     found: tuple[Named, ...]
     steps: list[Step] = field(default_factory=list)
     types: dict[StepId, str] = field(default_factory=lambda: {"inputs": "record"})
@@ -50,10 +51,15 @@ class _Draft:
 
 
 def repaired(
-    plan: Plan, catalogue: Catalogue, *, found: tuple[Named, ...] = (), kept: tuple[Step, ...] = ()
+    plan: Plan,
+    catalogue: Catalogue,
+    *,
+    goal: str = "",
+    found: tuple[Named, ...] = (),
+    kept: tuple[Step, ...] = (),
 ) -> tuple[Plan, tuple[Repair, ...]]:
     """The plan as it was evidently meant, after the finished steps in `kept`, and what was changed."""
-    draft = _Draft(catalogue=catalogue, found=found)
+    draft = _Draft(catalogue=catalogue, goal=goal, found=found)
     steps, answer = continued(plan, kept) if kept else (plan.steps, plan.answer)
     draft.answer = answer
     frozen = {step.id for step in kept}
@@ -412,8 +418,7 @@ def _with_known_field(draft: _Draft, value: Json) -> Json:
     lookup = f"{id_}_{field_}".lower()
     if lookup not in draft.types:
         draft.note("R-115", f"if `${id_}` has no field `{field_}`, the fact is looked up in it", lookup)
-        inputs, fields = "inputs", "fields"
-        args: dict[str, Json] = {inputs: f"${id_}", fields: field_}
+        args: dict[str, Json] = {"inputs": f"${id_}", "fields": field_, "task": draft.goal.replace("$", "$$")}
         condition = f"'{field_}' not in {id_}"
         draft.add(Step.model_validate({"id": lookup, "use": finder.name, "if": condition, "args": args}))
     return f"${{{id_}.{field_} ?? {lookup}.{field_} ?? None}}"

@@ -8,7 +8,7 @@ Rules of the file:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal, TypeAlias, assert_never
@@ -113,6 +113,8 @@ class StepState:
     attempt: int = 0
     failures: int = 0
     """Attempts that failed without effect; a retry counts these, so that a crash uses up none."""
+    doubts: int = 0
+    """Attempts of which nobody knew the outcome."""
     key: str = ""
     question: Literal["approve", "happened"] | None = None
     reason: str = ""
@@ -208,14 +210,26 @@ def has_ended(step: Step, state: StepState) -> bool:
     return state.status in DONE and not may_retry(step, state)
 
 
+def failures_of(run: Run) -> Iterator[Failure]:
+    """The failures that the plan had no path around."""
+    steps = {step.id: step for step in run.plan.steps} if run.plan is not None else {}
+    for path, state in run.steps.items():
+        step = steps[split_path(path)[0]]
+        if state.fault is not None and has_failed(step, state) and not is_tolerated(step, path):
+            yield Failure(path=path, step=step, fault=state.fault)
+
+
 def kept_steps(run: Run) -> tuple[Step, ...]:
     """The steps that every later plan of the run begins with.
 
-    They are those that succeeded, in whole or for some items, and those that these read or waited for.
+    They are those that succeeded, in whole or for some items, and those that these read or waited for. A map that
+    only looks and lost an item is left out: nothing is lost by doing it otherwise.
     """
     if run.plan is None:
         return ()
-    kept = {split_path(path)[0] for path, state in run.steps.items() if state.status == "succeeded"}
+    effects = {callee.name for callee in run.started.setup.callees if not callee.is_reading}
+    broken = {failure.step.id for failure in failures_of(run) if failure.step.use not in effects}
+    kept = {split_path(path)[0] for path, state in run.steps.items() if state.status == "succeeded"} - broken
     for step in reversed(run.plan.steps):  # a step reads only earlier ones, so one pass is enough
         if step.id in kept:
             kept |= reads(step) | frozenset(step.after)
@@ -318,7 +332,7 @@ def _planning(run: Run, event: PlanProposed | PlannerFailed | PlanRejected | Pla
                 phase="executing",
                 plan=event.plan,
                 certificate=event.certificate,
-                steps=_kept(run),
+                steps=_kept(run, event.plan),
                 proposal=None,
                 rejected=(),
                 attempt=0,
@@ -327,9 +341,9 @@ def _planning(run: Run, event: PlanProposed | PlannerFailed | PlanRejected | Pla
             assert_never(event)
 
 
-def _kept(run: Run) -> dict[StepPath, StepState]:
+def _kept(run: Run, plan: Plan) -> dict[StepPath, StepState]:
     """What ended in the steps that are kept; the item that ended the last revision may run again."""
-    kept = {step.id: step for step in kept_steps(run)}
+    kept = {step.id: step for step in kept_steps(run) if step in plan.steps}
     return {
         path: state
         for path, state in run.steps.items()
@@ -346,13 +360,8 @@ def _is_lost(step: Step, path: StepPath, state: StepState) -> bool:
 def _abandoned(run: Run, event: PlanAbandoned) -> Run:
     if run.phase not in {"executing", "reviewing"} or event.revision != run.revision + 1:
         raise JournalError("J-204", f"`{event.type}` of revision {event.revision} is illegal while {run.phase}")
-    failed = [(path, state.fault) for path, state in run.steps.items() if state.status == "failed"]
-    failures = tuple(
-        Failure(path=path, step=step, fault=fault)
-        for path, fault in failed
-        if fault is not None and run.plan is not None and (step := run.plan.step(split_path(path)[0])) is not None
-    )
-    return replace(run, phase="planning", revision=event.revision, failures=(*run.failures, *failures), review=None)
+    failures = (*run.failures, *failures_of(run))
+    return replace(run, phase="planning", revision=event.revision, failures=failures, review=None)
 
 
 def _reviewed(run: Run, event: ReviewPassed | ReviewFailed | ReviewInconclusive) -> Run:
@@ -411,7 +420,7 @@ def _filled(state: StepState, event: StepEvent) -> StepState:  # noqa: C901, PLR
         case StepFailed():
             return replace(state, fault=event.fault, failures=state.failures + 1)
         case StepInDoubt():
-            return replace(state, probed=False, answer=None)
+            return replace(state, probed=False, answer=None, doubts=state.doubts + 1)
         case StepProbed():
             return replace(state, probed=True, answer=_ANSWERS[event.happened])
         case StepSkipped():

@@ -76,7 +76,7 @@ def _text(limit: int = MAX_TEXT) -> Json:
 
 def _branch(callee: Callee, names: tuple[str, ...]) -> Json:
     """One step that uses `callee`; `for_each` and `if` may be left out."""
-    args = {p.name: _argument(p, names) for p in callee.parameters}
+    args = {p.name: _argument(p, names) for p in callee.parameters if p.is_offered}
     optional = frozenset(p.name for p in callee.parameters if not p.required)
     return _object(
         {
