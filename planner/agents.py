@@ -20,7 +20,7 @@ from planner.core import finders, wire
 from planner.core.catalog import Callee, Declaration, Parameter
 from planner.core.check import Problem
 from planner.core.commands import AskPlanner
-from planner.core.events import Fault, PlanProposed, Usage
+from planner.core.events import PlanProposed, Usage
 from planner.core.goal import Named
 from planner.core.labels import Json
 from planner.core.plan import Step
@@ -103,7 +103,7 @@ def planner_view(run: Run, ask: AskPlanner) -> dict[str, str]:
     The principal's words, what they name and whether it exists (a closed set of words), the catalogue, the plan's
     own earlier words, error classes, and problems made from the catalogue: never a value that a tool brought in.
     """
-    failures = [f"step {f.step.id} ({f.step.use or 'let'}): {_told(f.fault)}" for f in run.failures]
+    failures = [f"step {f.step.id} ({f.step.use or 'let'}): {f.fault.error_class}" for f in run.failures]
     unmet = [c.text for c in run.started.criteria if c.id in run.unmet]
     return {
         "callees": wire.describe(_shown(run, ask)),
@@ -125,11 +125,6 @@ def _shown(run: Run, ask: AskPlanner) -> list[Callee]:
     if run.started.setup.rendering == "grammar" and len(everything) <= STABLE_CALLEES:
         return list(everything)
     return [callee for callee in everything if callee.name in ask.callees]
-
-
-def _told(fault: Fault) -> str:
-    """The failure as far as a planner may know it."""
-    return fault.error_class + (f" (valid: {', '.join(fault.choices)})" if fault.choices else "")
 
 
 def _existence(item: Named) -> str:
@@ -185,7 +180,7 @@ async def write(arguments: Mapping[str, Json], model: Model, prompt: Prompt) -> 
     completion = await model.complete(Ask(role="writer", messages=messages, max_tokens=700))
     text = completion.text.strip()
     if not text:
-        raise AgentError("T-302", "`agent.writer` gave an empty text", error_class="failed")
+        raise AgentError("T-312", "`agent.writer` gave an empty text", error_class="failed")
     return Answered(text, (completion,))
 
 
@@ -210,7 +205,7 @@ async def extract(arguments: Mapping[str, Json], model: Model, prompt: Prompt) -
         for i, (name, kind) in enumerate(fields.items())
     }
     if all(value in (None, [], "") for value in record.values()):
-        error = AgentError("T-303", f"the text has no {' or '.join(fields)}", error_class="missing")
+        error = AgentError("T-313", f"the text has no {' or '.join(fields)}", error_class="missing")
         error.completions = completions
         raise error
     return Answered(record, completions)
@@ -242,7 +237,7 @@ def _fields(given: Json) -> dict[str, str]:
     fields = {name: kind for name, kind in pairs if name}
     if not fields:
         raise ToolError(
-            "T-301", f"`fields` names no field: `{given}`", hint="Write `name, email`.", error_class="invalid"
+            "T-311", f"`fields` names no field: `{given}`", hint="Write `name, email`.", error_class="invalid"
         )
     return fields
 
@@ -297,7 +292,7 @@ async def choose(arguments: Mapping[str, Json], model: Model, prompt: Prompt) ->
     options = [_plain(o).strip() for o in (raw if isinstance(raw, list) else re.split(r"[,;\n]", str(raw)))]
     options = list(dict.fromkeys(option for option in options if option))
     if len(options) < 2:
-        raise ToolError("T-304", f"`agent.choose` needs at least two options, not `{raw}`", error_class="invalid")
+        raise ToolError("T-314", f"`agent.choose` needs at least two options, not `{raw}`", error_class="invalid")
     chosen: Any = Literal[tuple(options)]
     shape = create_model("Choice", __base__=_Choice, option=(chosen, ...))
     messages = _messages(

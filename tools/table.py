@@ -80,7 +80,25 @@ def group(table: Table, by: str, column: str = "", function: Function = "sum") -
 
 @tool(
     effect="pure",
-    keywords=("csv", "highest", "lowest", "largest", "smallest", "most", "least", "maximum", "best", "row"),
+    keywords=(
+        "csv",
+        "cheapest",
+        "expensive",
+        "biggest",
+        "longest",
+        "shortest",
+        "oldest",
+        "worst",
+        "highest",
+        "lowest",
+        "largest",
+        "smallest",
+        "most",
+        "least",
+        "maximum",
+        "best",
+        "row",
+    ),
 )
 def top(table: Table, column: str, order: Literal["highest", "lowest"] = "highest") -> Record:
     """The row with the highest or lowest value in a column."""

@@ -8,7 +8,7 @@ Rules of the file:
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, assert_never
 
 from planner.core.catalog import Callee
 from planner.core.labels import (
@@ -141,6 +141,8 @@ def attest(callee: Callee, arguments: Labelled, value: Json) -> Labelled:
             return Labelled(value=value, label=worth(UNTRUSTED), leaves=leaves)
         case "typed":
             return _typed(arguments, Labelled(value=value, label=worth(UNTRUSTED)), worth(BOUNDED))
+        case _:
+            assert_never(declaration.out)
 
 
 def _readers(callee: Callee, given: Label) -> frozenset[str] | None:
@@ -156,7 +158,7 @@ def _typed(arguments: Labelled, result: Labelled, raised: Label) -> Labelled:
     attested = {
         (type(leaf), leaf)
         for path, leaf, label in leaves_of(arguments)
-        if path[:1] == ("inputs",) and label.integrity >= Integrity.BOUNDED and leaf is not None
+        if path[:1] in {("inputs",), ("options",)} and label.integrity >= Integrity.BOUNDED and leaf is not None
     }
     leaves = tuple(
         (path, raised)

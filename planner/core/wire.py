@@ -27,7 +27,7 @@ Rendering: TypeAlias = Literal["grammar", "strict", "plain"]
 
 MAX_WIRE_STEPS = 9
 """A brake for small models, which otherwise repeat steps until the answer is cut off."""
-MAX_TEXT = 400
+MAX_TEXT = 240
 _REFERENCE = r"\$(?:s[0-9]+|item)(?:\.[a-z_]+|\[[0-9]+\])*"
 _WITH_REFERENCE = r"[A-Za-z0-9_./-]{0,30}\$\{(?:s[0-9]+|item)[^\"{}\\]{0,40}\}[A-Za-z0-9_.-]{0,20}"
 

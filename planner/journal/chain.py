@@ -130,7 +130,7 @@ def unseal(entry: Entry, run_id: str) -> Event:
         raise JournalError(
             "J-107",
             f"{what} cannot be read: {_reason(error)}",
-            hint="A newer planner wrote it, or it was changed: `planner audit verify` tells.",
+            hint="A newer planner wrote it, or it was changed.",
             error_class="failed",
         ) from error
 

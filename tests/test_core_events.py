@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from typing import get_args
+
+import pytest
+from pydantic import ValidationError
+
+from planner.core.catalog import Callee, Declaration, Parameter
+from planner.core.check import Certificate, Problem
+from planner.core.events import (
+    EVENT,
+    FINAL,
+    CancelRequested,
+    ContentKept,
+    Criterion,
+    Event,
+    Fault,
+    HumanAnswered,
+    HumanAsked,
+    MapResolved,
+    PlanAbandoned,
+    PlanAccepted,
+    PlannerFailed,
+    PlanProposed,
+    PlanRejected,
+    Recorded,
+    RetryScheduled,
+    ReviewFailed,
+    ReviewInconclusive,
+    ReviewPassed,
+    RunFinished,
+    RunResumed,
+    RunStarted,
+    RunStatus,
+    Setup,
+    StepFailed,
+    StepInDoubt,
+    StepProbed,
+    StepResolved,
+    StepSkipped,
+    StepStarted,
+    StepSucceeded,
+    TimerFired,
+    Usage,
+)
+from planner.core.goal import Named
+from planner.core.labels import BOUNDED, UNTRUSTED, Integrity, Labelled
+from planner.core.ledger import Budget
+from planner.core.plan import OnError, Plan, Step
+from planner.core.policy import Policy, Principal, Rule, Verdict
+from planner.core.repair import Repair
+
+AT = datetime(2026, 3, 1, 12, 30, 0, 250, tzinfo=UTC)
+USAGE = Usage(input_tokens=3, output_tokens=4, cached_tokens=1, cost_usd=0.5, seconds=1.5, model="m", exchange="b1")
+FAULT = Fault(code="T-302", error_class="missing", message="there is no `ü`", choices=("a", "b"))
+VALUE = Labelled(
+    value={"a": [1, 2.5, None, True, "ü \U0001f600"], "0": {}},
+    label=UNTRUSTED,
+    leaves=((("a", 0), BOUNDED), (("a", "*"), UNTRUSTED)),
+)
+PLAN = Plan(
+    inputs={"file": "in.csv"},
+    steps=(
+        Step.model_validate(
+            {
+                "id": "s1",
+                "use": "x.y",
+                "args": {"a": ["$inputs.file", {"b": None}]},
+                "if": "inputs.file != ''",
+                "for_each": [1, 2],
+                "as": "row",
+                "on_error": OnError(retry=2, then="skip"),
+                "note": "why",
+            }
+        ),
+        Step(id="s2", let="${len(s1)}", after=("s1",)),
+    ),
+    answer={"n": "$s2"},
+)
+SETUP = Setup(
+    callees=(
+        Callee(
+            name="x.y",
+            summary="s",
+            parameters=(Parameter(name="a", type="any", default=[1]),),
+            declaration=Declaration(
+                effect="send", resource=("x:{a}",), control={"a": Integrity.BOUNDED}, readers=frozenset({"ann"})
+            ),
+        ),
+    ),
+    policy=Policy(rules=(Rule(id="r", then="ask", roles=frozenset({"boss"})),), version="v"),
+    budget=Budget(cost_usd=1.5, seconds=9),
+)
+EVENTS: tuple[Event, ...] = (
+    RunStarted(
+        goal="Do it",
+        principal=Principal(roles=frozenset({"boss", "clerk"})),
+        setup=SETUP,
+        named=(Named(text="a.txt", kind="path", part="target", found="absent"),),
+        criteria=(Criterion(id="c1", kind="written", text="a.txt"),),
+        plan=PLAN,
+    ),
+    RunResumed(owner="p2"),
+    PlanProposed(revision=1, attempt=1, plan=PLAN, usage=USAGE, prompt_hash="ab"),
+    PlanProposed(revision=1, attempt=2, plan=None, problems=(Problem(code="P-101", message="no JSON", step="s1"),)),
+    PlannerFailed(revision=1, attempt=3, fault=FAULT, usage=(USAGE, Usage())),
+    PlanRejected(revision=1, attempt=2, problems=(Problem(code="P-104", message="m", choices=("$s1",)),)),
+    PlanAccepted(
+        revision=1,
+        plan=PLAN,
+        certificate=Certificate(effects=("s1: send",), gates=("s1",), repairs=(Repair(code="R-1", message="m"),)),
+    ),
+    PlanAbandoned(revision=2, reason="step `s1` failed"),
+    StepResolved(path="s1[0]", arguments=VALUE, verdict=Verdict(then="ask", rules=("r",), reason="why")),
+    MapResolved(path="s1", items=Labelled(value=[1, 2])),
+    StepStarted(path="s1[0]", attempt=1, key="k"),
+    ContentKept(path="s1[0]", name="a.txt", blob=None),
+    StepSucceeded(path="s1[0]", value=VALUE, usage=(USAGE,), seconds=0.25),
+    StepFailed(path="s1[1]", fault=FAULT, attempt=2, usage=(USAGE,), seconds=3.5),
+    StepInDoubt(path="s1[1]", reason="no answer"),
+    StepProbed(path="s1[1]", happened=None),
+    StepProbed(path="s1[1]", happened=False),
+    StepSkipped(path="s2", cause="failure"),
+    RetryScheduled(path="s1[1]", attempt=1, due=AT + timedelta(seconds=1.5)),
+    TimerFired(path="s1[1]"),
+    HumanAsked(path="s1[1]", question="happened", reason="why"),
+    HumanAnswered(path="s1[1]", answer="no", by="ann"),
+    ReviewPassed(criteria=("c1",), usage=(USAGE,)),
+    ReviewFailed(criteria=("c1",)),
+    ReviewInconclusive(criteria=("c1",)),
+    CancelRequested(by="ann"),
+    RunFinished(status="completed", result=VALUE, reason="", degraded=("s1[1]",), fault=FAULT),
+)
+
+
+def kind(event: Event) -> str:
+    return event.type
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=kind)
+def test_an_event_survives_json(event: Event) -> None:
+    assert EVENT.validate_json(EVENT.dump_json(event)) == event
+    recorded = Recorded(seq=7, run_id="r1", run_seq=3, at=AT, event=event)
+    assert Recorded.model_validate_json(recorded.model_dump_json()) == recorded
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=kind)
+def test_equal_events_have_equal_json(event: Event) -> None:
+    again = EVENT.validate_json(EVENT.dump_json(event))
+    assert EVENT.dump_json(again) == EVENT.dump_json(event)
+
+
+def test_every_kind_of_event_is_tried_here() -> None:
+    union, _ = get_args(Event)
+    assert {type(event) for event in EVENTS} == set(get_args(union))
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=kind)
+def test_an_event_is_called_as_its_class_is(event: Event) -> None:
+    assert event.type == type(event).__name__
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"type": "StepExploded", "path": "s1"}',
+        '{"path": "s1"}',
+        '{"type": "TimerFired", "path": "s1", "extra": 1}',
+        '{"type": "StepProbed", "path": "s1"}',
+        '{"type": "HumanAnswered", "path": "s1", "answer": "maybe", "by": "ann"}',
+    ],
+)
+def test_what_is_no_event_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError):
+        EVENT.validate_json(text)
+
+
+def test_a_time_keeps_its_moment_and_its_zone() -> None:
+    due = AT.astimezone(timezone(timedelta(hours=2)))
+    event = EVENT.validate_json(EVENT.dump_json(RetryScheduled(path="s1", attempt=1, due=due)))
+    assert isinstance(event, RetryScheduled)
+    assert event.due == AT
+    assert event.due.utcoffset() == timedelta(hours=2)
+
+
+def test_a_run_is_final_unless_it_runs_or_waits() -> None:
+    assert set(get_args(RunStatus)) - FINAL == {"running", "waiting"}
