@@ -73,7 +73,18 @@ AGENTS: Mapping[str, Callee] = {
             ),
             result="text",
             declaration=_QUARANTINED.model_copy(update={"effect": "read"}),
-            keywords=("classify", "decide", "category", "sentiment", "label"),
+            keywords=(
+                "classify",
+                "decide",
+                "category",
+                "sentiment",
+                "label",
+                "whether",
+                "positive",
+                "kind",
+                "type",
+                "or",
+            ),
         ),
     )
 }

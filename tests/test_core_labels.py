@@ -87,6 +87,12 @@ def test_names_are_written_in_order_so_that_equal_labels_have_equal_json() -> No
     assert TRUSTED.model_dump_json() == '{"integrity":2,"sources":[],"readers":null}'
 
 
+def test_a_label_may_gain_a_source() -> None:
+    assert UNTRUSTED.from_source("mail").from_source("web") == Label(
+        integrity=Integrity.UNTRUSTED, sources=frozenset({"mail", "web"})
+    )
+
+
 # values
 
 

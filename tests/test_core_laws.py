@@ -240,7 +240,9 @@ def cases(draw: st.DrawFn, *, is_calm: bool = True) -> Case:
     for number in range(1, draw(st.integers(3, 12)) + 1):
         steps.append(_step(draw, f"s{number}", steps, is_calm=is_calm))
     paths = [step.id for step in steps if step.use and not step.is_map]
-    items = [f"{s.id}[{i}]" for s in steps if s.is_map and s.on_item_error == "drop" for i in range(3)]
+    items = [
+        f"{s.id}[{i}]" for s in steps if s.is_map and (s.on_item_error == "drop" or not is_calm) for i in range(3)
+    ]
     some = st.sampled_from([*paths, *items, "none"])
     weather = Weather(
         failing=draw(st.dictionaries(some, st.integers(1, 3), max_size=4)),

@@ -29,7 +29,7 @@ from planner.journal import SqliteJournal
 from planner.journal.sqlite import MIGRATIONS
 from planner.llm import choose, local, weights
 
-PACKAGES = ("pydantic", "litellm", "instructor", "xllamacpp", "polars", "jinja2", "chromadb", "opentelemetry-sdk")
+PACKAGES = ("pydantic", "litellm", "instructor", "xllamacpp", "jinja2", "chromadb", "opentelemetry-sdk")
 NEEDED_FREE_BYTES = 200_000_000
 """Less than this on the disk of the state folder, and a busy week of runs may not fit."""
 

@@ -151,7 +151,7 @@ _EMPTY_WORDS = frozenset(
     re.split(
         " ",
         "a an and any are as at be but by do does each every file files for from has have if in into is it its me my "
-        "no not of on one or our please text than that the their them then there this to txt was what which will with you",
+        "no not of on one or our please text than that the their them then there this to txt was what which with",
     )
 )
 """Words that say nothing of what a callee does; counting them would offer a planner any callee for any goal."""
@@ -170,7 +170,7 @@ def retrieve(
 
     Ranked by BM25 (Robertson and Zaragoza 2009, section 3.4; k1 1.2, b 0.75) over name, summary, parameters and
     keywords. At most `limit` names, unless `always` alone has more; `only_matching` leaves out those that score less
-    than a quarter of the best. If nothing is left the first ones are given, so that no planner sees an empty catalogue.
+    than a quarter of the best. If nothing is left the first ones are given: no planner sees an empty catalogue.
     """
     wanted = set(always)
     offered = [name for name in catalogue if name in wanted]

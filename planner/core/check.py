@@ -18,7 +18,8 @@ from planner.core.goal import Named
 from planner.core.labels import Frozen, Json
 from planner.core.plan import Plan, Step, StepId
 from planner.core.policy import Policy, Principal, judge
-from planner.core.repair import Repair, is_same_call, repaired
+from planner.core.repair import Repair, repaired
+from planner.core.revision import in_order, is_same_call
 
 
 class Problem(Frozen):
@@ -41,7 +42,11 @@ class Certificate(Frozen):
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a plan is checked against; `kept` and `failed` are steps of earlier revisions that did so."""
+    """What a plan is checked against; `kept` and `failed` are steps of earlier revisions that did so.
+
+    `abandoned` is the last plan that did not reach the goal. `is_lenient`: what only speaks against a plan, as a
+    number of the goal that it does not use, is advice and no problem.
+    """
 
     catalogue: Catalogue
     policy: Policy
@@ -50,6 +55,8 @@ class Terms:
     found: tuple[Named, ...] = ()
     kept: tuple[Step, ...] = ()
     failed: tuple[Step, ...] = ()
+    abandoned: tuple[Step, ...] = ()
+    is_lenient: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +100,10 @@ def _problems(plan: Plan, terms: Terms) -> Iterator[Problem]:
     yield from _answer(plan, known)
     yield from _coverage(plan, terms)
     yield from _unused(plan, terms)
+    if terms.abandoned and in_order(plan.steps) == in_order(terms.abandoned):
+        yield Problem(code="P-126", message="this plan did not reach the goal before: make a different one")
+    if not terms.is_lenient:
+        yield from (Problem(code="P-127", message=f"{text}: use it") for text in _advice(plan, terms))
 
 
 def _shape(step: Step, catalogue: Catalogue) -> Iterator[Problem]:
@@ -335,13 +346,16 @@ def _certificate(plan: Plan, terms: Terms, repairs: tuple[Repair, ...]) -> Certi
             effects.append(f"{step.id}: {callee.declaration.effect} {callee.name}({shown}){times}")
         if judge(terms.policy, terms.principal, callee, None).then == "ask":
             gates.append(f"{step.id}: {callee.name} needs approval")
-    texts = _plain(" ".join(_strings([dict(s.args) for s in plan.steps] + [plan.answer, *_lets(plan)])))
-    advice = tuple(
-        f"the goal's number {item.text} occurs in no argument"
-        for item in terms.found
-        if item.kind == "number" and item.text not in texts
-    )
+    advice = tuple(_advice(plan, terms))
     return Certificate(effects=tuple(effects), gates=tuple(gates), repairs=repairs, advice=advice)
+
+
+def _advice(plan: Plan, terms: Terms) -> Iterator[str]:
+    """What speaks against the plan without proving it wrong."""
+    texts = _plain(" ".join(_strings([dict(s.args) for s in plan.steps] + [plan.answer, *_lets(plan)])))
+    for item in terms.found:
+        if item.kind == "number" and item.text not in texts:
+            yield f"the goal's number {item.text} occurs in no argument"
 
 
 def _lets(plan: Plan) -> list[Json]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import assert_never
 
 from planner.core import order, values
@@ -62,8 +63,6 @@ UNDECIDED = "A-104"
 """Nobody could say whether an effect happened."""
 CANDIDATE_FAULTS = frozenset({"M-108", "M-109", "M-110"})
 """Refused, empty or cut off: one more candidate may do better. Anything else a planner's model says is final."""
-PASSING = frozenset({"unavailable", "limit"})
-"""Failures after which the same call may well succeed."""
 TRIES = 3
 """How often a call that gave no answer is made again; then a person must look, for something is wrong with it."""
 
@@ -164,7 +163,9 @@ def _terms(run: Run) -> Terms:
         goal=run.started.goal,
         found=run.started.named,
         kept=kept_steps(run),
-        failed=tuple(failure.step for failure in run.failures if failure.fault.error_class not in PASSING),
+        abandoned=run.plan.steps if run.plan and not any(f.may_pass for f in run.failures) else (),
+        is_lenient=run.attempt >= len(LADDER) or run.started.plan is not None,
+        failed=tuple(failure.step for failure in run.failures if not failure.may_pass),
     )
 
 
@@ -408,9 +409,7 @@ def _is_turn(view: values.View, step: Step, path: StepPath) -> bool:
     run = view.run
     mine = (_callee(run, step), order.keys(_callee(run, step), _arguments(run, step, path)))
     id_, index = split_path(path)
-    for earlier in view.plan.steps:
-        if earlier.id == id_:
-            break
+    for earlier in takewhile(lambda step: step.id != id_, view.plan.steps):
         if earlier.use is None or _has_ended(view, earlier):
             continue
         callee = _callee(run, earlier)

@@ -68,6 +68,7 @@ _WRITES = re.compile(
     r"collect|log|draft|move|rename|convert|render|print|dump|result|answer)\w*\b"
 )
 _CONDITION = re.compile(r"(?i)\b(?:if|when|whenever|unless|in case|otherwise|only)\b")
+_EACH = re.compile(r"(?i)\b(?:each|every|per)\b")
 _CHANGES = re.compile(
     r"(?i)\s*(?:please\s+)?(?:in\s+\S+,?\s+)?(?:replace|change|remove|delete|correct|fix|sort|rename|uppercase|"
     r"lowercase|capitali[sz]e|deduplicate|append|add|insert|update|edit|reformat)\b"
@@ -95,6 +96,11 @@ def named(goal: str) -> tuple[Named, ...]:
 def is_conditional(goal: str) -> bool:
     """Whether the wording leaves open that something happens at all."""
     return bool(_CONDITION.search(goal))
+
+
+def speaks_of_each(goal: str) -> bool:
+    """Whether the wording wants something done once per thing."""
+    return bool(_EACH.search(goal))
 
 
 def _candidates(goal: str) -> Iterator[tuple[int, int, str, NamedKind]]:

@@ -68,6 +68,10 @@ class Label(Frozen):
         """This label with at most `ceiling` integrity."""
         return self if self.integrity <= ceiling else self.model_copy(update={"integrity": ceiling})
 
+    def from_source(self, source: str) -> Label:
+        """This label with one more source."""
+        return self.model_copy(update={"sources": self.sources | {source}})
+
 
 TRUSTED = Label()
 BOUNDED = Label(integrity=Integrity.BOUNDED)

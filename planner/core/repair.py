@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from planner.core import kinds
 from planner.core.catalog import Callee, Catalogue, item_type
 from planner.core.expr import names, reference
-from planner.core.goal import Named
+from planner.core.goal import Named, speaks_of_each
 from planner.core.labels import Frozen, Json
 from planner.core.plan import Plan, Step, StepId
+from planner.core.revision import continued
 
 
 class Repair(Frozen):
@@ -79,68 +80,6 @@ def repaired(
     _drop_unused(draft, frozen)
     mended = plan.model_copy(update={"steps": tuple(draft.steps), "answer": draft.answer})
     return mended, tuple(draft.repairs)
-
-
-# a plan that continues another -------------------------------------------------------------------------------
-
-
-def continued(plan: Plan, kept: tuple[Step, ...]) -> tuple[tuple[Step, ...], Json]:
-    """The kept steps, then the new plan's other steps under new ids, and its answer.
-
-    A new step that is a kept one again stands for it: what is finished is not done twice.
-    """
-    renamed: dict[str, str] = {}
-    free = list(kept)
-    fresh: list[Step] = []
-    last = max((int(m[1]) for s in (*kept, *plan.steps) if (m := re.match(r"s(\d+)", s.id))), default=0)
-    for step in plan.steps:
-        moved = _with_names(step, renamed)
-        same = next((old for old in free if is_same_call(old, moved)), None)
-        if same is not None:
-            free.remove(same)
-            renamed[step.id] = same.id
-            continue
-        last += 1
-        renamed[step.id] = f"s{last}"
-        fresh.append(moved.model_copy(update={"id": f"s{last}"}))
-    return (*kept, *fresh), _rename(plan.answer, renamed)
-
-
-def is_same_call(old: Step, new: Step) -> bool:
-    """Whether two steps do the same with the same, whatever they are called."""
-    ignored = {"id", "note", "after"}
-    return old.model_dump(exclude=ignored) == new.model_dump(exclude=ignored)
-
-
-def _with_names(step: Step, renamed: dict[str, str]) -> Step:
-    condition = _rename(f"${{{step.if_}}}", renamed) if step.if_ else None
-    return step.model_copy(
-        update={
-            "args": {name: _rename(value, renamed) for name, value in step.args.items()},
-            "let": _rename(step.let, renamed),
-            "for_each": _rename(step.for_each, renamed),
-            "if_": str(condition)[2:-1] if condition else None,
-            "after": tuple(renamed.get(id_, id_) for id_ in step.after),
-        }
-    )
-
-
-def _rename(value: Json, renamed: dict[str, str]) -> Json:
-    """The value with step names changed inside its references and expressions."""
-    match value:
-        case str() if "$" in value:
-            pattern = r"\$\{[^{}]*\}|\$[a-z_][a-z0-9_]*"
-            return re.sub(pattern, lambda m: _renamed_words(m[0], renamed), value)
-        case list():
-            return [_rename(item, renamed) for item in value]
-        case dict():
-            return {key: _rename(item, renamed) for key, item in value.items()}
-        case _:
-            return value
-
-
-def _renamed_words(text: str, renamed: dict[str, str]) -> str:
-    return re.sub(r"(?<![\w.'\"])[a-z_][a-z0-9_]*", lambda m: renamed.get(m[0], m[0]), text)
 
 
 # names -------------------------------------------------------------------------------------------------------
@@ -377,26 +316,26 @@ def _is_file(draft: _Draft, value: Json) -> bool:
 
 
 def _with_content(draft: _Draft, step: Step, name: str, reader: Callee) -> Step:
-    """Read the file, or each file, that stands where its text is meant."""
+    """Read the file, or each file, that stands where its text is meant.
+
+    Inside a map it is the file of the item. Of a list of files the texts are taken together, unless the goal speaks
+    of each: then the step itself runs once per text.
+    """
     value = step.args[name]
     is_list = item_type(kinds.value_type(value, draft.types)) is not None
-    over = step.for_each if step.as_ in names(value) else (value if is_list else None)
-    path = value if over is not value else "$item"
+    in_map = step.is_map and step.as_ in names(value)
     read_id = f"{step.id}_{name}"
+    read: dict[str, Json] = {"id": read_id, "use": reader.name, "args": {reader.parameters[0].name: value}}
+    if in_map:
+        read |= {"for_each": step.for_each, "as": step.as_}
+    elif is_list:
+        read |= {"for_each": value, "args": {reader.parameters[0].name: "$item"}}
     draft.note("R-111", f"the text of `{value}` is meant, so it is read first", step.id)
-    as_ = step.as_ if over is step.for_each and over is not None else "item"
-    draft.add(
-        Step.model_validate(
-            {
-                "id": read_id,
-                "use": reader.name,
-                "for_each": over,
-                "as": as_,
-                "args": {reader.parameters[0].name: path},
-            }
-        )
-    )
-    text = f"${{{read_id}[{step.as_}_i]}}" if over is step.for_each and over is not None else f"${read_id}"
+    draft.add(Step.model_validate(read))
+    text = f"${{{read_id}[{step.as_}_i]}}" if in_map else f"${read_id}"
+    if is_list and not step.is_map and speaks_of_each(draft.goal):
+        args = {**step.args, name: f"${step.as_}"}
+        return step.model_copy(update={"for_each": text, "args": args})
     return step.model_copy(update={"args": {**step.args, name: text}})
 
 
@@ -486,9 +425,17 @@ def _drop_unused(draft: _Draft, frozen: set[StepId]) -> None:
         callee = draft.callee(step)
         if step.id in frozen or (callee is not None and not callee.is_reading) or _is_read(draft, step.id):
             continue
-        if not any(str(value).strip("/") == n.text for value in step.args.values() for n in draft.found):
+        if not any(_is_about(step, item) for item in draft.found):
             draft.note("R-114", f"nothing reads `{step.id}`, so it is left out", step.id)
             draft.steps.remove(step)
+
+
+def _is_about(step: Step, item: Named) -> bool:
+    """Whether the step uses this path, or says these words or this number."""
+    texts = [str(value) for value in step.args.values()]
+    if item.kind in {"quote", "number"}:
+        return any(item.text in text for text in texts)
+    return any(text.strip("/") == item.text for text in texts)
 
 
 def _is_read(draft: _Draft, id_: StepId) -> bool:

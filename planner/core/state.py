@@ -78,6 +78,7 @@ STEP_MOVES: Mapping[tuple[StepStatus, str], StepStatus] = {
     ("resolved", "StepStarted"): "started",
     ("resolved", "HumanAsked"): "asked",
     ("resolved", "StepFailed"): "failed",  # denied
+    ("resolved", "StepSkipped"): "skipped",  # another item made the map fail
     ("started", "ContentKept"): "started",
     ("started", "StepSucceeded"): "succeeded",
     ("started", "StepFailed"): "failed",
@@ -151,6 +152,11 @@ class Failure:
     path: StepPath
     step: Step
     fault: Fault
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the same call may well succeed later."""
+        return self.fault.error_class in {"unavailable", "limit"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import ValidationError
 
-from planner.core.catalog import Callee, Parameter, signature
+from planner.core.catalog import Callee, Parameter, item_type, signature
 from planner.core.check import Problem
 from planner.core.goal import Named
 from planner.core.labels import Json
@@ -98,6 +98,9 @@ def _argument(parameter: Parameter, names: tuple[str, ...]) -> Json:
             return {"anyOf": [{"enum": [*names, "."]}, {"type": "string", "pattern": f"^{_REFERENCE}$"}]}
         reference: Json = {"type": "string", "pattern": f"^(?:{_REFERENCE}|{_WITH_REFERENCE})$"}
         return {"anyOf": [{"enum": list(names)}, reference]}
+    if item_type(parameter.type) in {"text", "any"}:
+        items: Json = {"type": "array", "items": _text(60), "minItems": 1, "maxItems": 12}
+        return {"anyOf": [items, {"type": "string", "pattern": f"^{_REFERENCE}$"}]}
     return _text()
 
 
@@ -136,13 +139,23 @@ def _step(raw: Json, index: int, catalogue: Mapping[str, Callee]) -> Step | Prob
         args = {str(a["name"]): a.get("value") for a in args if isinstance(a, dict) and "name" in a}
     if isinstance(args, dict):
         callee = catalogue.get(str(fields.get("use")))
-        fields["args"] = {name: _typed(value, callee, name) for name, value in args.items()}
+        fields["args"] = {name: _typed(_plain_reference(value), callee, name) for name, value in args.items()}
     if isinstance(fields.get("if"), str):
         fields["if"] = _bare(str(fields["if"]))
     try:
         return Step.model_validate(fields)
     except ValidationError as error:
         return Problem(code="P-103", message=f"step {index}: {_brief(error)}", step=str(fields["id"]))
+
+
+def _plain_reference(value: Json) -> Json:
+    """`${s1}` as `$s1`: the same value, but of a known type."""
+    match = (
+        re.fullmatch(r"\s*\$\{\s*([a-z_]\w*(?:\.[a-z_]\w*|\[\d+\])*)\s*\}\s*", value)
+        if isinstance(value, str)
+        else None
+    )
+    return f"${match[1]}" if match else value
 
 
 def _typed(value: Json, callee: Callee | None, name: str) -> Json:
