@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import GenericAlias
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, Field, FiniteFloat, create_model
 
 from planner.core import finders, wire
 from planner.core.catalog import Callee, Declaration, Parameter
@@ -25,8 +25,9 @@ from planner.core.goal import Named
 from planner.core.labels import Json
 from planner.core.plan import Step
 from planner.core.state import Run
-from planner.errors import ModelError, ToolError
-from planner.llm.model import Ask, Completion, Message, Model
+from planner.errors import ErrorClass, ModelError, ToolError
+from planner.llm.faults import CUT_OFF, REFUSED, Cause
+from planner.llm.model import AnswerError, Ask, Completion, Message, Model
 from planner.prompts import Prompt
 
 STABLE_CALLEES = 40
@@ -102,7 +103,11 @@ class Answered:
 class AgentError(ToolError):
     """An agent gave nothing usable; `completions` says what that used."""
 
-    completions: tuple[Completion, ...] = ()
+    def __init__(
+        self, code: str, message: str, *, error_class: ErrorClass, completions: tuple[Completion, ...]
+    ) -> None:
+        super().__init__(code, message, error_class=error_class)
+        self.completions = completions
 
 
 # planner -----------------------------------------------------------------------------------------------------
@@ -186,13 +191,30 @@ def _messages(prompt: Prompt, **variables: object) -> tuple[Message, ...]:
 
 
 async def write(arguments: Mapping[str, Json], model: Model, prompt: Prompt) -> Answered:
-    """A text made from `task` and `text`. Raises `AgentError` if it is empty, `ModelError`."""
+    """A text made from `task` and `text`.
+
+    Raises `AgentError` if it is empty, `AnswerError` if it was cut off or refused, `ModelError`.
+    """
     messages = _messages(prompt, task=_plain(arguments["task"]), text=_plain(arguments.get("text", "")))
     completion = await model.complete(Ask(role="writer", messages=messages, max_tokens=700))
-    text = completion.text.strip()
+    cause = _UNUSABLE.get(completion.finish)
+    if cause is not None:
+        what = f"model `{model.name}` {cause.says}"
+        raise AnswerError(cause.code, what, hint=cause.hint, error_class=cause.error_class, completions=(completion,))
+    text = _sound(completion.text).strip()
     if not text:
-        raise AgentError("T-312", "`agent.writer` gave an empty text", error_class="failed")
+        what = "`agent.writer` gave an empty text"
+        raise AgentError("T-312", what, error_class="failed", completions=(completion,))
     return Answered(text, (completion,))
+
+
+_UNUSABLE: Mapping[str, Cause] = {"refused": REFUSED, "length": CUT_OFF}
+"""How a text may end that is not the one that was asked for."""
+
+
+def _sound(text: str) -> str:
+    """The text with halves of characters, which no journal and no file can hold, replaced."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 async def extract(arguments: Mapping[str, Json], model: Model, prompt: Prompt) -> Answered:
@@ -216,9 +238,8 @@ async def extract(arguments: Mapping[str, Json], model: Model, prompt: Prompt) -
         for i, (name, kind) in enumerate(fields.items())
     }
     if all(value in (None, [], "") for value in record.values()):
-        error = AgentError("T-313", f"the text has no {' or '.join(fields)}", error_class="missing")
-        error.completions = completions
-        raise error
+        what = f"the text has no {' or '.join(fields)}"
+        raise AgentError("T-313", what, error_class="missing", completions=completions)
     return Answered(record, completions)
 
 
@@ -226,8 +247,8 @@ UNKNOWN = "unknown"
 """What a model writes for a fact that is not there: a small one that may write null does so far too often."""
 
 _PYTHON_TYPES: Mapping[str, Any] = {
-    "number": float,
-    "float": float,
+    "number": FiniteFloat,
+    "float": FiniteFloat,
     "integer": int,
     "int": int,
     "boolean": bool,
@@ -236,14 +257,15 @@ _PYTHON_TYPES: Mapping[str, Any] = {
 
 
 def _fields(given: Json) -> dict[str, str]:
-    """`name, total: number` or `{"total": "number"}` as names with types; text where none is said."""
+    """`name, total: number`, `{"total": "number"}` or a list of such, as names with types; text where none is said."""
     if isinstance(given, dict):
         pairs = [(str(name), str(kind) if isinstance(kind, str) else "text") for name, kind in given.items()]
     else:
         words = given if isinstance(given, list) else re.split(r"[,;\n]", str(given))
         pairs = []
         for word in words:
-            name, _, kind = str(word).partition(":")
+            said = f"{word.get('name', '')}: {word.get('type', 'text')}" if isinstance(word, dict) else str(word)
+            name, _, kind = said.partition(":")
             pairs.append((name.strip(" \"'`*-{}[]"), kind.strip(" \"'`{}") or "text"))
     fields = {name: kind for name, kind in pairs if name}
     if not fields:
@@ -261,7 +283,7 @@ def _record_of(fields: Mapping[str, str]) -> type[BaseModel]:
         one = _PYTHON_TYPES.get(item[1] if item else kind, str)
         python: Any = GenericAlias(list, (one,)) if item else one
         made[f"f{index}"] = (python if item or one is str else one | Literal["unknown"], Field(alias=name))
-    return create_model("Record", __config__=ConfigDict(populate_by_name=True), **made)
+    return create_model("Record", **made)
 
 
 _FINDERS: Mapping[str, Callable[[str], list[str]]] = {

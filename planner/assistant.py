@@ -12,7 +12,7 @@ import getpass
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -231,10 +231,8 @@ class Assistant:
         until: Callable[[Run], bool] | None = None,
     ) -> Run:
         lease = await self.journal.create(run_id, _owner())
-        told = self._observers(observe)
-        (first,) = await self.journal.append(lease, 0, [started], at=datetime.now(UTC))
-        told(first)
-        return await self._drive(lease, fold([first]), told, until=until)
+        async with self._owning(lease):
+            return await self._driven(lease, (), started, observe, until=until)
 
     async def stream(self, goal: str, **options: Any) -> AsyncIterator[Recorded]:  # noqa: ANN401 - those of run
         """Every event of the run as it happens; the last is `RunFinished`, unless the run waits for a person."""
@@ -253,25 +251,24 @@ class Assistant:
     async def resume(self, run_id: str, *, observe: Callable[[Recorded], None] | None = None) -> Result:
         """Go on with a run where its journal ends. A finished run gives its result again.
 
-        Raises `JournalError` if the run is unknown, or live in another process.
+        Raises `JournalError` if the run is unknown, live in another process, or its record damaged.
         """
-        run = fold(await self.journal.read(run_id))
-        if run.finished is not None:
-            return result_of(run)
-        lease = await self.journal.acquire(run_id, _owner())
+        run = fold(await self._history(run_id))
+        if run.finished is None:
+            lease = await self.journal.acquire(run_id, _owner())
+            async with self._owning(lease):
+                history = await self._history(run_id)  # once more: it may have grown before it was ours
+                run = fold(history)
+                if run.finished is None:
+                    run = await self._driven(lease, history, RunResumed(owner=lease.owner), observe)
+        return result_of(run)
+
+    async def _history(self, run_id: str) -> tuple[Recorded, ...]:
+        """The run's events. Raises `JournalError` if they are not those that were written."""
         checked = await self.journal.verify(run_id)
         if checked.problem:
-            await self.journal.release(lease)
             raise JournalError("J-301", f"the record of run `{run_id}` is damaged: {checked.problem}")
-        told = self._observers(observe)
-        history = await self.journal.read(run_id)
-        if self._telemetry is not None:
-            for recorded in history:
-                self._telemetry.observe(recorded)
-        resumed = RunResumed(owner=lease.owner)
-        (newest,) = await self.journal.append(lease, history[-1].run_seq, [resumed], at=datetime.now(UTC))
-        told(newest)
-        return result_of(await self._drive(lease, fold([*history, newest]), told))
+        return await self.journal.read(run_id)
 
     async def cancel(self, run_id: str, *, by: str = "user") -> None:
         """Ask a run of this assistant to stop; it ends as `cancelled` within seconds."""
@@ -279,23 +276,31 @@ class Assistant:
         if engine is not None:
             await engine.cancel(by)
 
-    def _observers(self, observe: Callable[[Recorded], None] | None) -> Callable[[Recorded], None]:
-        observers = [o for o in (observe, self._telemetry.observe if self._telemetry else None) if o]
+    @asynccontextmanager
+    async def _owning(self, lease: Lease) -> AsyncIterator[None]:
+        """Gives the run back, however the work on it ends."""
+        try:
+            yield
+        finally:
+            await self.journal.release(lease)
 
-        def told(recorded: Recorded) -> None:
-            for observer in observers:
-                observer(recorded)
-
-        return told
-
-    async def _drive(
+    async def _driven(
         self,
         lease: Lease,
-        run: Run,
-        told: Callable[[Recorded], None],
+        history: Sequence[Recorded],
+        event: RunStarted | RunResumed,
+        observe: Callable[[Recorded], None] | None,
         *,
         until: Callable[[Run], bool] | None = None,
     ) -> Run:
+        """The run as far as an engine could take it after `history` and `event`."""
+        told = self._observers(observe)
+        if self._telemetry is not None:
+            for recorded in history:
+                self._telemetry.observe(recorded)
+        (newest,) = await self.journal.append(lease, len(history), [event], at=datetime.now(UTC))
+        told(newest)
+        run = fold([*history, newest])
         outside = Outside(
             journal=self.journal,
             toolbox=self.toolbox,
@@ -306,13 +311,20 @@ class Assistant:
             secrets={k: v.get_secret_value() for k, v in self.settings.secrets.values(self._environ).items()},
             observe=told,
         )
-        engine = Engine(outside, lease, run)
-        self._running[run.id] = engine
+        engine = self._running[run.id] = Engine(outside, lease, run)
         try:
             return await engine.drive(until)
         finally:
             del self._running[run.id]
-            await self.journal.release(lease)
+
+    def _observers(self, observe: Callable[[Recorded], None] | None) -> Callable[[Recorded], None]:
+        observers = [o for o in (observe, self._telemetry.observe if self._telemetry else None) if o]
+
+        def told(recorded: Recorded) -> None:
+            for observer in observers:
+                observer(recorded)
+
+        return told
 
     def _prompt(self, name: str) -> Prompt:
         if name not in self._prompts:
@@ -325,8 +337,9 @@ class Assistant:
         """The run's first event, which pins everything the run depends on."""
         text = _goal(goal)
         planner = await self.pool.of("planner") if plan is None else None
-        able = planner.profile.can_judge if planner else False
         found = tuple(_looked_up(item, self.workspace) for item in named(text))
+        wanted = criteria(text, found, success)
+        is_judged = any(criterion.kind == "text" for criterion in wanted)
         setup = Setup(
             callees=tuple(self.catalogue.values()),
             always=self.settings.tools.always,
@@ -335,13 +348,12 @@ class Assistant:
             max_replans=self.settings.limits.replans,
             model=planner.name if planner else "",
             rendering=planner.profile.rendering if planner else "plain",
-            can_judge=able,
+            can_judge=is_judged and (await self.pool.of("validator")).profile.can_judge,
             assistant_hash=config.content_hash(self.folder),
             offered_callees=self.settings.tools.shown,
             on_ask=self._on_ask,
             workspace=str(self.workspace),
         )
-        wanted = criteria(text, found, success)
         return RunStarted(goal=text, principal=principal, setup=setup, named=found, criteria=wanted, plan=plan)
 
 
@@ -379,11 +391,14 @@ def _looked_up(item: Named, workspace: Path) -> Named:
         return item
     place = workspace
     spelled: list[str] = []
-    for part in (p for p in item.text.split("/") if p not in {"", "."}):
-        name = _entry(place, part)
-        if name is None:
-            return _found(item, "absent", item.text)
-        place, spelled = place / name, [*spelled, name]
+    try:
+        for part in (p for p in item.text.split("/") if p not in {"", "."}):
+            name = _entry(place, part)
+            if name is None:
+                return _found(item, "absent", item.text)
+            place, spelled = place / name, [*spelled, name]
+    except OSError:  # nobody may look there, or no file can have such a name
+        return item
     return _found(item, "folder" if place.is_dir() else "file", "/".join(spelled) or ".")
 
 

@@ -3,6 +3,7 @@
 Rules of the file:
 - An event is appended before it counts: the state changes only through `_append`.
 - A call's `StepStarted` is committed before the call is made, so a crash never hides that it may have happened.
+- A call starts, and a person's answer counts, only while the run still wants it: the state may have moved on.
 - Model exchanges are kept whole, as blobs; events carry their ids.
 """
 
@@ -12,9 +13,10 @@ import asyncio
 import json
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from operator import is_
 from pathlib import Path
 from typing import Literal, TypeAlias, assert_never
 
@@ -104,6 +106,8 @@ class Outside:
     approver_name: str = "approver"
     secrets: Mapping[str, str] = field(default_factory=dict)
     observe: Callable[[Recorded], None] | None = None
+    """Is told each event once it counts. What it raises stops the run, which can be resumed."""
+    grace_s: float = GRACE_S
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
@@ -119,6 +123,8 @@ class Engine:
         self._tasks: dict[Command, asyncio.Task[None]] = {}
         self._parked: set[Command] = set()
         """Questions that nobody here can answer."""
+        self._stops_at: float | None = None
+        """When calls under way are stopped, by the loop's clock; None: never."""
 
     async def drive(self, until: Callable[[Run], bool] | None = None) -> Run:
         """The run when it finished, when it can only wait, or when `until` holds.
@@ -126,19 +132,21 @@ class Engine:
         Raises `JournalError` if the lease is lost.
         """
         renewing = asyncio.create_task(self._renew())
+        renewing.add_done_callback(lambda _: self._changed.set())
         try:
             while self._run.finished is None and not (until is not None and until(self._run)):
                 self._changed.clear()
+                self._collect(renewing)
                 seen = self._run
                 commands = decide(seen)
                 events = [command.event for command in commands if isinstance(command, Record)]
                 if events:
-                    await self._append(*events, decided_on=seen)
+                    await self._append(*events, provided=partial(is_, seen))
                     continue
                 self._start(commands)
                 if not self._tasks:
                     break
-                await self._wait(renewing)
+                await self._wait()
             return self._run
         finally:
             await self._stop(renewing, *self._tasks.values())
@@ -147,22 +155,32 @@ class Engine:
 
     async def cancel(self, by: str) -> None:
         """Ask the run to stop; calls under way get some seconds, then count as in doubt."""
-        if self._run.finished is None and not self._run.is_cancelled:
-            await self._append(CancelRequested(by=by))
+        await self._append(CancelRequested(by=by), provided=_may_be_cancelled)
 
     def _start(self, commands: Sequence[Command]) -> None:
+        """Perform what is not being performed; a question that is no longer open is taken back."""
+        self._parked.intersection_update(commands)
+        for command, task in self._tasks.items():
+            if isinstance(command, AskHuman) and command not in commands:
+                task.cancel()
         for command in commands:
             if command not in self._tasks and command not in self._parked:
                 task = asyncio.create_task(self._perform(command))
                 self._tasks[command] = task
                 task.add_done_callback(lambda _: self._changed.set())
 
-    async def _wait(self, renewing: asyncio.Task[None]) -> None:
-        """Until something changed. A failure of the machinery itself is raised here."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), GRACE_S if self._run.is_cancelled else None)
-        if self._run.is_cancelled and not self._changed.is_set():
+    async def _wait(self) -> None:
+        """Until something changed, or what a cancelled run has under way has had its time."""
+        if self._run.is_cancelled and self._stops_at is None:
+            self._stops_at = asyncio.get_running_loop().time() + self._outside.grace_s
+        try:
+            async with asyncio.timeout_at(self._stops_at):
+                await self._changed.wait()
+        except TimeoutError:
             await self._stop(*self._tasks.values())
+
+    def _collect(self, renewing: asyncio.Task[None]) -> None:
+        """Forget the tasks that ended. A failure of the machinery itself is raised here."""
         for command, task in list(self._tasks.items()):
             if task.done():
                 del self._tasks[command]
@@ -181,17 +199,17 @@ class Engine:
             await asyncio.sleep(RENEW_S)
             await self._outside.journal.renew(self._lease)
 
-    async def _append(self, *events: Event, decided_on: Run | None = None) -> None:
-        """Append and evolve. What was decided on a state that has moved on since is left to a new decision.
+    async def _append(self, *events: Event, provided: Callable[[Run], bool] | None = None) -> bool:
+        """Append and evolve; False if the state moved on and `provided` no longer holds, so nothing was appended.
 
         A task that is cancelled here leaves the append to end by itself: the state never lags behind the journal.
         """
-        await asyncio.shield(self._appended(events, decided_on))
+        return await asyncio.shield(self._appended(events, provided))
 
-    async def _appended(self, events: Sequence[Event], decided_on: Run | None) -> None:
+    async def _appended(self, events: Sequence[Event], provided: Callable[[Run], bool] | None) -> bool:
         async with self._turn:
-            if decided_on is not None and decided_on is not self._run:
-                return
+            if provided is not None and not provided(self._run):
+                return False
             at = self._outside.clock()
             trial = self._run
             for event in events:  # an illegal event is refused here, before it can reach the journal
@@ -201,9 +219,11 @@ class Engine:
             recorded = await journal.append(self._lease, before, events, at=at, durable=durable)
             for one in recorded:
                 self._run = evolve(self._run, one)
+            self._changed.set()
+            for one in recorded:
                 if self._outside.observe is not None:
                     self._outside.observe(one)
-        self._changed.set()
+        return True
 
     def _is_vital(self, event: Event) -> bool:
         """Whether losing the event in a power cut could repeat or lose an effect; those of reads could not."""
@@ -230,7 +250,8 @@ class Engine:
             case Call():
                 await self._call(command)
             case Probe():
-                await self._append(StepProbed(path=command.path, happened=await self._probe(command)))
+                probed = StepProbed(path=command.path, happened=await self._probe(command))
+                await self._append(probed, provided=_wanting(command))
             case AskHuman():
                 await self._ask_human(command)
             case ScheduleRetry():
@@ -266,40 +287,52 @@ class Engine:
     async def _ask_validator(self, command: AskValidator) -> None:
         assert self._run.plan is not None
         outcome = answer(View(self._run, self._run.plan)).value
-        wanted = {c.id: c.text for c in self._run.started.criteria if c.id in command.criteria}
+        goal, criteria = self._run.started.goal, self._run.started.criteria
         unmet: list[str] = []
+        unknown: list[str] = []
         completions: list[Completion] = []
-        try:
-            model = await self._outside.model("validator")
-            prompt = self._outside.prompt("validator")
-            for id_, text in wanted.items():
-                is_met, used = await agents.opine(self._run.started.goal, text, outcome, model, prompt)
-                completions.extend(used)
-                unmet.extend([] if is_met else [id_])
-        except ModelError as error:
-            usage = await self._kept((*completions, *agents.tried(error)))
-            await self._append(ReviewInconclusive(criteria=tuple(wanted), usage=usage))
-            return
+        for criterion in (c for c in criteria if c.id in command.criteria):
+            try:
+                model = await self._outside.model("validator")
+                prompt = self._outside.prompt("validator")
+                is_met, used = await agents.opine(goal, criterion.text, outcome, model, prompt)
+            except ModelError as error:
+                used = agents.tried(error)
+                unknown.append(criterion.id)
+            else:
+                unmet.extend([] if is_met else [criterion.id])
+            completions.extend(used)
         usage = await self._kept(completions)
         if unmet:
             await self._append(ReviewFailed(criteria=tuple(unmet), usage=usage))
+        elif unknown:
+            await self._append(ReviewInconclusive(criteria=tuple(unknown), usage=usage))
         else:
-            everything = tuple(c.id for c in self._run.started.criteria)
-            await self._append(ReviewPassed(criteria=everything, usage=usage))
+            await self._append(ReviewPassed(criteria=tuple(c.id for c in criteria), usage=usage))
 
     async def _kept(self, completions: Sequence[Completion]) -> tuple[Usage, ...]:
         """The usage of each completion, its exchange stored."""
         blobs: list[BlobId] = []
         for completion in completions:
-            body = json.dumps(completion.exchange, ensure_ascii=False, sort_keys=True).encode()
+            body = json.dumps(completion.exchange, sort_keys=True).encode()
             blobs.append(await self._outside.journal.put_blob(self._run.id, body))
         return agents.usages(completions, blobs)
 
     # calls
 
     async def _call(self, command: Call) -> None:
+        started = StepStarted(path=command.path, attempt=command.attempt, key=command.key)
+        if not await self._append(started, provided=_wanting(command)):
+            return
+        try:
+            outcome = await self._outcome(command)
+        except asyncio.CancelledError:
+            await self._append(StepInDoubt(path=command.path, reason="stopped while under way"))
+            raise
+        await self._append(outcome)
+
+    async def _outcome(self, command: Call) -> StepSucceeded | StepFailed | StepInDoubt:
         path = command.path
-        await self._append(StepStarted(path=path, attempt=command.attempt, key=command.key))
         callee = self._callee(path)
         assert callee is not None
         given = self._run.step(path).arguments or Labelled(value={})
@@ -308,21 +341,15 @@ class Engine:
         try:
             answered = await self._answer(callee, arguments, path, command.key)
         except ToolInDoubt as error:
-            await self._append(StepInDoubt(path=path, reason=str(error)))
+            return StepInDoubt(path=path, reason=_words(error))
         except (ToolError, ModelError) as error:
             usage = await self._kept(agents.tried(error))
             seconds = (self._outside.clock() - began).total_seconds()
-            await self._append(
-                StepFailed(path=path, fault=_fault(error), attempt=command.attempt, usage=usage, seconds=seconds)
-            )
-        except asyncio.CancelledError:
-            await self._append(StepInDoubt(path=path, reason="stopped while under way"))
-            raise
-        else:
-            usage = await self._kept(answered.completions)
-            seconds = (self._outside.clock() - began).total_seconds()
-            value = attest(callee, given, answered.value)
-            await self._append(StepSucceeded(path=path, value=value, usage=usage, seconds=seconds))
+            return StepFailed(path=path, fault=_fault(error), attempt=command.attempt, usage=usage, seconds=seconds)
+        usage = await self._kept(answered.completions)
+        seconds = (self._outside.clock() - began).total_seconds()
+        value = attest(callee, given, answered.value)
+        return StepSucceeded(path=path, value=value, usage=usage, seconds=seconds)
 
     async def _answer(
         self, callee: Callee, arguments: Mapping[str, Json], path: StepPath, key: str
@@ -393,10 +420,23 @@ class Engine:
         if decided is None:
             self._parked.add(command)
         else:
-            by = self._outside.approver_name
-            await self._append(HumanAnswered(path=command.path, answer=decided, by=by))
+            answered = HumanAnswered(path=command.path, answer=decided, by=self._outside.approver_name)
+            await self._append(answered, provided=_wanting(command))
+
+
+def _wanting(command: Command) -> Callable[[Run], bool]:
+    """Whether a run wants the command; one decided on a state that has moved on since may be wanted no more."""
+    return lambda run: command in decide(run)
+
+
+def _may_be_cancelled(run: Run) -> bool:
+    return run.finished is None and not run.is_cancelled
 
 
 def _fault(error: PlannerError) -> Fault:
-    choices: tuple[str, ...] = tuple(getattr(error, "choices", ()))
-    return Fault(code=error.code, error_class=error.error_class, message=str(error.message), choices=choices)
+    return Fault(code=error.code, error_class=error.error_class, message=_words(error.message), choices=error.choices)
+
+
+def _words(said: object) -> str:
+    """What an error says, as text that the journal can hold: the name of a file may be no valid Unicode."""
+    return str(said).encode(errors="replace").decode()

@@ -112,7 +112,8 @@ def test_rules_decide_what_they_can_and_leave_words_to_a_judge(
 
 
 def test_a_judge_is_not_asked_where_its_word_could_not_decide(given: Given, accepted: Accepted) -> None:
-    begun = accepted(WRITE, COUNT, answer="done", criteria=(WRITTEN, POLITE), can_judge=True)
+    perhaps = WRITTEN.model_copy(update={"is_conditional": True})
+    begun = accepted(WRITE, COUNT, answer="done", criteria=(perhaps, POLITE), can_judge=True)
     run = given(*begun, *called("s1", path="out.txt", text=""), ENDED[-1])
     assert reviewed(run) == ReviewInconclusive(criteria=("c1", "c3"))
 
@@ -132,9 +133,9 @@ def test_a_criterion_that_cannot_be_evaluated_is_an_error(expression: str, given
     [
         ("files.write", {"path": "out.txt", "text": "x"}, True),
         ("files.write", {"path": "./d/../OUT.txt", "text": "x"}, True),
-        ("files.write", {"path": "out.txt", "text": ""}, None),
-        ("files.write", {"path": "out.txt", "text": []}, None),
-        ("files.write", {"path": "out.txt"}, None),
+        ("files.write", {"path": "out.txt", "text": ""}, False),
+        ("files.write", {"path": "out.txt", "text": []}, False),
+        ("files.write", {"path": "out.txt"}, False),
         ("files.write", {"path": "other.txt", "text": "out.txt!"}, False),
         ("files.write", {"path": ["out.txt"], "text": "x"}, False),
         ("files.read", {"path": "out.txt"}, False),
@@ -142,13 +143,12 @@ def test_a_criterion_that_cannot_be_evaluated_is_an_error(expression: str, given
     ],
 )
 def test_a_file_is_written_by_an_effect_that_names_it_and_carries_something(
-    use: str, arguments: dict[str, Any], verdict: bool | None, given: Given, accepted: Accepted
+    use: str, arguments: dict[str, Any], verdict: bool, given: Given, accepted: Accepted
 ) -> None:
     begun = accepted(Step(id="s1", use=use, args=arguments), answer="done", criteria=(WRITTEN,))
     expected = {
         True: ReviewPassed(criteria=("c1",)),
         False: ReviewFailed(criteria=("c1",)),
-        None: ReviewInconclusive(criteria=("c1",)),
     }
     assert reviewed(given(*begun, *called("s1", **arguments))) == expected[verdict]
 

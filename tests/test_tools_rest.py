@@ -75,6 +75,22 @@ def test_calculate_understands_arithmetic_as_people_write_it(expression: Json, v
     assert call("math.calculate", expression=expression) == value
 
 
+@pytest.mark.parametrize(
+    ("expression", "read"),
+    [
+        ("0.17 * 2450", "416.5"),
+        ("0.1 + 0.2", "0.3"),
+        ("-1.1 * 3", "-3.3"),
+        ("2 / 3", "0.666666666667"),
+        ("1.5 * 10 ** 20", "1.5e+20"),
+        ("1234567890123456 + 1", "1234567890123457"),
+        ("10 ** 30 + 1", "1000000000000000000000000000001"),
+    ],
+)
+def test_a_result_reads_as_a_person_expects_and_integers_are_exact(expression: str, read: str) -> None:
+    assert str(call("math.calculate", expression=expression)) == read
+
+
 @pytest.mark.parametrize("expression", ["1 / 0", "two + 2", "'a'", "1 < 2", "1,234 * 2", "9**9**9", "", "open('x')"])
 def test_what_is_no_arithmetic_is_refused(expression: str) -> None:
     with pytest.raises(ToolError, match="T-431") as caught:

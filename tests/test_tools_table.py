@@ -80,6 +80,13 @@ def test_filter_keeps_rows_in_order_and_its_opposite_keeps_the_others(cells: lis
         assert len(others) + len(same) == len(table)
 
 
+def test_rows_keep_their_own_fields_and_their_cells_of_any_kind() -> None:
+    rows: list[Json] = [{"x": 2, "y": [1, {"z": None}]}, {"x": "b"}, {"x": True, "": 10**30}]
+    assert call("filter", table=rows, column="x", operator="!=", value="") == rows
+    assert call("sort", table=rows, column="x") == [rows[0], rows[1], rows[2]]
+    assert call("top", table=rows, column="x", order="lowest") == rows[0]
+
+
 def test_sort_puts_numbers_by_size_and_empty_cells_last() -> None:
     assert reps(call("sort", table=SALES, column="amount")) == ["Di", "Bo", "Anna", "Cy"]
     assert reps(call("sort", table=SALES, column="amount", order="descending")) == ["Anna", "Bo", "Di", "Cy"]

@@ -7,6 +7,7 @@ from planner.errors import PlanError, ToolError
 from planner.tools import Expression, Number, tool
 
 _SIGNS = str.maketrans({"\u00d7": "*", "÷": "/", "\u2212": "-", "^": "**", "=": None})  # as people write them
+_DIGITS = 12  # a float is good for 15, and what is calculated from several for a few less
 
 
 @tool(
@@ -35,4 +36,4 @@ def calculate(expression: Expression) -> Number:
         raise ToolError("T-431", what, error_class="invalid", hint=error.hint) from error
     if isinstance(result, bool) or not isinstance(result, int | float):
         raise ToolError("T-431", f"`{expression:.60}` gives no number", error_class="invalid")
-    return result
+    return result if isinstance(result, int) else float(f"{result:.{_DIGITS}g}")

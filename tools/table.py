@@ -1,7 +1,7 @@
 """Tables: columns, filter, sort, aggregate, group, top, csv. A table is a list of records; CSV text is read as one.
 
-Plain Python: a table of a plan fits in memory many times over, and no data frame library imports as fast as this
-sorts 100,000 rows.
+Plain Python, for a cell is any JSON value and a row keeps the fields that it came with; what libraries of tables
+make of that was measured (`docs/decisions/008-tables.md`).
 """
 
 from __future__ import annotations

@@ -62,8 +62,7 @@ def review(view: values.View) -> Decided | tuple[str, ...]:
 def _decided(view: values.View, criterion: Criterion, answer: Labelled) -> bool | None:
     match criterion.kind:
         case "written":
-            verdict = _was_written(view, criterion.text)
-            return None if verdict is False and criterion.is_conditional else verdict
+            return _was_written(view, criterion.text) or (None if criterion.is_conditional else False)
         case "expression":
             seen = dict(values.scope(view, expression_names(criterion.text) - {"answer"}) or {})
             return bool(evaluate(criterion.text, {**seen, "answer": answer}).value)
@@ -71,10 +70,9 @@ def _decided(view: values.View, criterion: Criterion, answer: Labelled) -> bool 
             return None
 
 
-def _was_written(view: values.View, name: str) -> bool | None:
-    """Whether a step wrote the file; None if all that was written is empty text, which may be right or wrong."""
+def _was_written(view: values.View, name: str) -> bool:
+    """Whether a step wrote the file, and not with nothing: an empty text is what a missing input leaves."""
     callees = {callee.name: callee for callee in view.run.started.setup.callees}
-    verdict: bool | None = False
     for path, state in view.run.steps.items():
         step = view.plan.step(split_path(path)[0])
         if state.status != "succeeded" or state.arguments is None or step is None or step.use is None:
@@ -86,8 +84,7 @@ def _was_written(view: values.View, name: str) -> bool | None:
         payload = [given.get(p) for p in callee.declaration.payload]
         if not payload or any(value not in (None, "", [], {}) for value in payload):
             return True
-        verdict = None
-    return verdict
+    return False
 
 
 def _is_same(value: object, name: str) -> bool:

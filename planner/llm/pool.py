@@ -58,14 +58,13 @@ class Pool:
         wanted = self._named or self._settings.of(role) or ""
         async with self._turn:
             if wanted not in self._models:
-                self._models[wanted] = await self._reached(wanted)
+                model = self._models[wanted] = await self._reached(wanted)
+                self._resources.push_async_callback(model.close)
             return self._models[wanted]
 
     async def close(self) -> None:
-        """Close the models and end what was started for them."""
-        models, self._models = self._models, {}
-        for model in models.values():
-            await model.close()
+        """Close the models and end what was started for them, also where closing one of them fails."""
+        self._models = {}
         await self._resources.aclose()
 
     async def _reached(self, wanted: str) -> Model:
