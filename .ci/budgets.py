@@ -22,7 +22,7 @@ PUBLIC_NAMES = 30
 IGNORES_PER_1000_LINES = 1
 HELP_CPU_S = 0.4
 ROUNDS = 5  # the least of several is the program's own time; the rest is the machine's
-HEAVY = ("chromadb", "huggingface_hub", "instructor", "litellm", "openai", "opentelemetry", "polars")
+HEAVY = ("chromadb", "huggingface_hub", "instructor", "litellm", "openai", "opentelemetry")
 BROAD_ALLOWED = ("planner.tools", "planner.engine")  # where a failure becomes an event
 SOURCES = ("planner", "tools", "tests", "evals", ".ci")
 

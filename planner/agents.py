@@ -257,7 +257,7 @@ _PYTHON_TYPES: Mapping[str, Any] = {
 
 
 def _fields(given: Json) -> dict[str, str]:
-    """`name, total: number`, `{"total": "number"}` or a list of such, as names with types; text where none is said."""
+    """Names with types: of `name, total: number`, `{"total": "number"}`, or a list of those; text if none is said."""
     if isinstance(given, dict):
         pairs = [(str(name), str(kind) if isinstance(kind, str) else "text") for name, kind in given.items()]
     else:

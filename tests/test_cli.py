@@ -26,7 +26,7 @@ from planner.core.labels import BOUNDED, UNTRUSTED, Json, Label, Labelled
 from planner.engine import Card
 from planner.errors import JournalError, ModelError, PlanError, PlannerError, PolicyError, ToolError, UserError
 
-HEAVY = {"chromadb", "instructor", "litellm", "openai", "opentelemetry", "polars", "pydantic", "rich"}
+HEAVY = {"chromadb", "instructor", "litellm", "openai", "opentelemetry", "pydantic", "rich"}
 
 
 def environment(tmp_path: Path) -> dict[str, str]:

@@ -86,7 +86,7 @@ def test_settings_prompts_and_idle_telemetry_load_nothing_heavy() -> None:
         "from planner import config, prompts, telemetry\n"
         "assert telemetry.Telemetry.open(config.load(config.reference(), {}).telemetry, name='x') is None"
     )
-    assert not loaded_by(program) & {"opentelemetry", "litellm", "chromadb", "instructor", "openai", "polars"}
+    assert not loaded_by(program) & {"opentelemetry", "litellm", "chromadb", "instructor", "openai"}
 
 
 # ---- what may import what ----------------------------------------------------------------------------------
@@ -168,11 +168,11 @@ def tree(folder: Path, **texts: str) -> Path:
             },
             "planner.a imports planner.b",
         ),
-        ("start_imports", {"planner/__init__": "import polars"}, "`import planner` imports polars"),
+        ("start_imports", {"planner/__init__": "import opentelemetry"}, "`import planner` imports opentelemetry"),
         (
             "start_imports",
-            {"planner/cli": "def main():\n    import polars"},
-            "`planner --help` imports polars",
+            {"planner/cli": "def main():\n    import opentelemetry"},
+            "`planner --help` imports opentelemetry",
         ),
         (
             "help_cpu",

@@ -133,8 +133,15 @@ def test_group_gives_one_row_per_value_in_the_order_of_the_table() -> None:
         {"Region": "east", "Amount": 99.5},
     ]
     counted = [{"Region": "North", "count": 2}, {"Region": "South", "count": 1}, {"Region": "east", "count": 1}]
-    assert call("group", table=SALES, by="region") == counted
+    assert call("group", table=SALES, by="region", function="count") == counted
     assert call("group", table=SALES, by="region", column="amount", function="count") == counted
+
+
+def test_group_takes_the_only_column_of_numbers_and_asks_where_there_are_several() -> None:
+    rows = [{"city": "Oslo", "sales": 3}, {"city": "Oslo", "sales": 4}, {"city": "Bern", "sales": 5}]
+    assert call("group", table=rows, by="city") == [{"city": "Oslo", "sales": 7}, {"city": "Bern", "sales": 5}]
+    with pytest.raises(ToolError, match="need a column"):
+        call("group", table=[{"city": "Oslo", "sales": 3, "year": 2026}], by="city")
 
 
 def test_top_gives_the_row_with_the_highest_or_lowest_value() -> None:

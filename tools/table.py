@@ -69,7 +69,7 @@ def aggregate(table: Table, column: str, function: Function = "sum") -> Number:
 def group(table: Table, by: str, column: str = "", function: Function = "sum") -> Table:
     """Sum, mean, min, max or count of a column per group."""
     key = _column(table, by)
-    name = _column(table, column) if column and function != "count" else key
+    name = key if function == "count" else _column(table, column or _only_number(table, key))
     groups: dict[str, Rows] = {}
     for row in table:
         groups.setdefault(_plain_text(row.get(key)), []).append(row)
@@ -120,6 +120,15 @@ def csv(table: Table) -> str:
     for row in table:
         writer.writerow(["" if row.get(name) is None else text(row[name]) for name in names])
     return buffer.getvalue() if names else ""
+
+
+def _only_number(table: Rows, key: str) -> str:
+    """The one column of numbers beside `key`, which needs no naming."""
+    names = [n for n in _names(table) if n != key and any(_number(row.get(n)) is not None for row in table)]
+    if len(names) != 1:
+        what = f"groups by `{key}` need a column to calculate with"
+        raise ToolError("T-413", what, hint="Give `column`.", error_class="invalid")
+    return names[0]
 
 
 def _names(table: Rows) -> list[str]:

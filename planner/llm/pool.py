@@ -25,6 +25,9 @@ Consent = Callable[[str], bool]
 LOCAL_PROFILE = Profile(rendering="grammar", can_judge=False, context_tokens=8192, max_output_tokens=2048)
 """A small model writes valid plans under a grammar, and is no judge: 3 of 5 bad outputs passed it."""
 
+LOCAL_TIMEOUT_S = 900.0
+"""Two cores that others keep busy too can take minutes over the first prompt: 1,100 tokens at 5 to 70 a second."""
+
 
 class Pool:
     """Models by role. `named` (a name or a ready `Model`) goes before all settings; `close` lets go of all."""
@@ -113,6 +116,7 @@ class Pool:
             api_base=endpoint.api_base,
             api_key=endpoint.api_key,
             profile=self._profile(f"{LOCAL}/{alias}", LOCAL_PROFILE),
+            timeout_s=LOCAL_TIMEOUT_S,
             prices={f"{LOCAL}/{alias}": FREE, **self._settings.prices},
         )
 
