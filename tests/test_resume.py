@@ -443,7 +443,8 @@ def reopened(place: Path, steps: Sequence[dict[str, Any]]) -> tuple[Run, Result,
             assert await second.journal.read(RUN) == tuple(seen)
             return result, await second.resume(RUN)
 
-    return fold(seen), *asyncio.run(work())
+    result, again = asyncio.run(work())
+    return fold(seen), result, again
 
 
 @pytest.mark.parametrize(("callee", "arguments", "value"), CALLS, ids=[call[0] for call in CALLS])
@@ -451,6 +452,7 @@ def test_every_callee_runs_and_its_run_is_the_same_when_the_journal_is_opened_ag
     tmp_path: Path, callee: str, arguments: dict[str, Any], value: Any
 ) -> None:
     run, result, again = reopened(made(tmp_path), [step("s1", callee, **arguments)])
+    assert run.step("s1").status == "succeeded"
     assert (result.status, result.fault) == ("unverified", None)
     assert result.value == value or value is ...
     assert again == result

@@ -8,18 +8,18 @@ Rules of the file:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from planner.core import kinds
 from planner.core.catalog import Callee, Catalogue, Declaration, Parameter, item_type
-from planner.core.expr import expression_names, expression_problems, names, problems
+from planner.core.expr import expression_problems, names, problems
 from planner.core.goal import Named
 from planner.core.labels import Frozen, Json
-from planner.core.plan import Plan, Step, StepId
+from planner.core.plan import MAX_STEPS, Plan, Step, StepId, reads
 from planner.core.policy import Policy, Principal, judge
 from planner.core.repair import Repair, repaired
-from planner.core.revision import in_order, is_same_call
+from planner.core.revision import in_order, is_same_form
 
 
 class Problem(Frozen):
@@ -80,6 +80,8 @@ def examine(plan: Plan, terms: Terms) -> Examined:
 def _problems(plan: Plan, terms: Terms) -> Iterator[Problem]:
     if not plan.steps and plan.answer is None:
         yield Problem(code="P-105", message="the plan has no steps and no answer")
+    if len(plan.steps) > MAX_STEPS:
+        yield Problem(code="P-103", message=f"the plan has {len(plan.steps)} steps, but {MAX_STEPS} are the most")
     known: dict[StepId, str] = {"inputs": "record"}
     frozen = {step.id for step in terms.kept}
     for step in plan.steps:
@@ -90,7 +92,7 @@ def _problems(plan: Plan, terms: Terms) -> Iterator[Problem]:
         yield from _reads(step, known)
         if not shaped:
             yield from _types(step, terms, known)
-        if step.id not in frozen and any(is_same_call(old, step) for old in terms.failed):
+        if step.id not in frozen and any(is_same_form(old, step) for old in terms.failed):
             yield Problem(
                 code="P-124",
                 message=f"step `{step.id}` failed in this very form before: do it otherwise",
@@ -129,15 +131,12 @@ def _near(name: str, catalogue: Catalogue) -> tuple[str, ...]:
 
 def _reads(step: Step, known: dict[StepId, str]) -> Iterator[Problem]:
     """Every name read stands before the step, and every template can be parsed."""
-    own = {step.as_, f"{step.as_}_i"} if step.is_map else set()
-    found = names(dict(step.args)) | names(step.let)
     broken = [*problems(dict(step.args)), *problems(step.let), *problems(step.for_each)]
     if step.if_ is not None:
         broken += expression_problems(step.if_)
-        found |= expression_names(step.if_)
     for text in broken:
         yield Problem(code="P-109", message=f"step `{step.id}`: {text}", step=step.id)
-    for name in sorted((found - own) | names(step.for_each) | set(step.after)):
+    for name in sorted(reads(step) | set(step.after)):
         if name not in known:
             earlier = tuple(f"${id_}" for id_ in known if id_ != "inputs")
             valid = f"only {', '.join(earlier)} come before it" if earlier else "no step comes before it"
@@ -182,7 +181,8 @@ def _arguments(step: Step, callee: Callee, known: dict[StepId, str]) -> Iterator
             )
     for parameter in callee.parameters:
         if parameter.name in step.args:
-            yield from _argument(step, callee, parameter, known)
+            is_left_out = step.args[parameter.name] is None and not parameter.required
+            yield from () if is_left_out else _argument(step, callee, parameter, known)
         elif parameter.required:
             yield Problem(
                 code="P-113",
@@ -214,7 +214,7 @@ def _argument(step: Step, callee: Callee, parameter: Parameter, known: dict[Step
             message=f"step `{step.id}`: write data into an expression as `${{...}}` in another argument or `let`",
             step=step.id,
         )
-    elif kinds.fit(parameter.type, given, callee) == "no":
+    elif kinds.fit(parameter.type, given, callee) in {"no", "each"}:
         yield Problem(
             code="P-117",
             message=f"step `{step.id}`: `{parameter.name}` must be a {parameter.type}, but `{value}` is a {given}",
@@ -246,13 +246,13 @@ def _answer(plan: Plan, known: dict[StepId, str]) -> Iterator[Problem]:
 def _coverage(plan: Plan, terms: Terms) -> Iterator[Problem]:
     """What the goal names occurs in the plan: a path as a path, anything else somewhere."""
     places = list(_places(plan, terms.catalogue))
-    texts = " ".join(_strings([dict(s.args) for s in plan.steps] + [s.if_ for s in plan.steps] + [plan.answer]))
-    texts += " " + " ".join(_strings([s.let for s in plan.steps] + [s.for_each for s in plan.steps]))
+    texts = _texts(plan)
     for item in terms.found:
+        is_said = _plain(item.text) in texts
         match item.kind:
-            case "path" | "folder":
+            case "path" | "folder" if not (item.is_perhaps_no_file and is_said):
                 yield from _covered(item, places)
-            case "url" | "email" | "quote" if _plain(item.text) not in _plain(texts):
+            case "url" | "email" | "quote" if not is_said:
                 yield Problem(code="P-120", message=f"the goal names `{item.text}`, but no argument contains it")
             case _:
                 continue
@@ -279,17 +279,29 @@ _LET = Callee(name="let", summary="a computed value", declaration=Declaration(ef
 
 
 def _places(plan: Plan, catalogue: Catalogue) -> Iterator[tuple[Step, Callee, str]]:
-    """Every constant that stands where a callee takes a path or folder."""
+    """Every constant that stands where a callee takes a path or folder, itself or by way of a `let` or `for_each`."""
+    constants: dict[str, frozenset[str]] = {}
     for step in plan.steps:
         callee = catalogue.get(step.use or "")
+        local = {**constants, step.as_: _reached(step.for_each, constants)} if step.is_map else constants
+        constants[step.id] = _reached(step.let, local)
         for text in _strings([step.let, step.for_each]):
             yield step, _LET, text
-        if callee is None:
-            continue
-        for parameter in callee.parameters:
-            value = step.args.get(parameter.name, parameter.default)
-            if parameter.type in {"path", "folder", "list[path]"}:
-                yield from ((step, callee, text) for text in _strings([value]))
+        for parameter in callee.parameters if callee else ():
+            if callee and parameter.type in {"path", "folder", "list[path]"}:
+                value = step.args.get(parameter.name, parameter.default)
+                yield from ((step, callee, text) for text in _reached(value, local))
+
+
+def _reached(value: Json, constants: Mapping[str, frozenset[str]]) -> frozenset[str]:
+    """The constants in a value, and those that its names stand for."""
+    return frozenset(_strings([value])).union(*(constants.get(name, ()) for name in names(value)))
+
+
+def _texts(plan: Plan) -> str:
+    """Everything that the plan says."""
+    said = [[dict(step.args), step.if_, step.let, step.for_each] for step in plan.steps]
+    return _plain(" ".join(_strings([*said, plan.answer])))
 
 
 def _strings(values: Iterable[Json]) -> Iterator[str]:
@@ -297,6 +309,8 @@ def _strings(values: Iterable[Json]) -> Iterator[str]:
         match value:
             case str():
                 yield value
+            case int() | float() if not isinstance(value, bool):
+                yield str(value)
             case list():
                 yield from _strings(value)
             case dict():
@@ -316,10 +330,7 @@ def _plain(text: str) -> str:
 
 def _unused(plan: Plan, terms: Terms) -> Iterator[Problem]:
     """A step that only looks, and whose value nobody reads, is a mistake: what reads it was forgotten."""
-    read = set(names(plan.answer))
-    for step in plan.steps:
-        read |= names(dict(step.args)) | names(step.let) | names(step.for_each) | set(step.after)
-        read |= expression_names(step.if_) if step.if_ else frozenset()
+    read = set(names(plan.answer)).union(*(reads(step) | set(step.after) for step in plan.steps))
     last = plan.steps[-1].id if plan.steps and plan.answer is None else None
     kept = {step.id for step in terms.kept}
     for step in plan.steps:
@@ -352,11 +363,7 @@ def _certificate(plan: Plan, terms: Terms, repairs: tuple[Repair, ...]) -> Certi
 
 def _advice(plan: Plan, terms: Terms) -> Iterator[str]:
     """What speaks against the plan without proving it wrong."""
-    texts = _plain(" ".join(_strings([dict(s.args) for s in plan.steps] + [plan.answer, *_lets(plan)])))
+    texts = _texts(plan)
     for item in terms.found:
-        if item.kind == "number" and item.text not in texts:
+        if item.kind == "number" and item.text not in texts and item.text.replace(",", "") not in texts:
             yield f"the goal's number {item.text} occurs in no argument"
-
-
-def _lets(plan: Plan) -> list[Json]:
-    return [step.let for step in plan.steps] + [step.if_ for step in plan.steps]

@@ -87,12 +87,11 @@ def fit(wanted: str, given: str, callee: Callee) -> Fit:
 def _path_fit(wanted: str, given: str, callee: Callee) -> Fit:
     if wanted in {"path", "folder"}:
         return "fits" if given == "path" else "each"
-    takes_content = callee.is_reading and wanted in {"text", "table", "list[text]", "record", "number"}
-    if given == "list[path]" and wanted == "list[text]":
+    if given == "list[path]" and item_type(wanted) in {"any", *TEXTUAL}:
         return "fits"  # the names themselves are what is listed, joined or counted
-    if takes_content:
+    if callee.is_reading and wanted in {"text", "table", "list[text]", "list[any]", "record", "number"}:
         return "content" if given == "path" else "contents"
-    return "fits" if wanted in TEXTUAL else "no"
+    return "fits" if wanted in TEXTUAL or item_type(wanted) in TEXTUAL else "no"
 
 
 def _list_fit(wanted: str, listed: str, callee: Callee) -> Fit:

@@ -8,16 +8,16 @@ Rules of the file:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count
 
 from planner.core import kinds
 from planner.core.catalog import Callee, Catalogue, item_type
-from planner.core.expr import names, reference
-from planner.core.goal import Named, speaks_of_each
+from planner.core.expr import expression_names, names, reference
+from planner.core.goal import Named, has_branches, speaks_of_adding, speaks_of_each
 from planner.core.labels import Frozen, Json
-from planner.core.plan import Plan, Step, StepId
-from planner.core.revision import continued
+from planner.core.plan import Plan, Step, StepId, own_names, reads
+from planner.core.revision import is_same_call, next_id, reading, with_names
 
 
 class Repair(Frozen):
@@ -30,25 +30,48 @@ class Repair(Frozen):
 
 @dataclass(slots=True)
 class _Draft:
-    """A plan being mended: the steps so far with their types, and what was changed."""
+    """A plan being mended: the steps so far with their types, and what was changed.
+
+    `finished` are kept steps that no step of the new plan has asked for again yet, `taken` the ids that are in use.
+    """
 
     catalogue: Catalogue
     goal: str
     found: tuple[Named, ...]
+    taken: set[StepId]
+    finished: list[Step] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     types: dict[StepId, str] = field(default_factory=lambda: {"inputs": "record"})
+    lookups: dict[tuple[StepId, str], StepId] = field(default_factory=dict)
     answer: Json = None
     repairs: list[Repair] = field(default_factory=list)
 
-    def add(self, step: Step) -> None:
+    def add(self, step: Step) -> StepId:
+        """Takes a step in; its id, or that of a finished step that did the same, for nothing is done twice."""
+        same = next((old for old in self.finished if is_same_call(old, step)), None)
+        if same is not None:
+            self.finished.remove(same)
+            return same.id
         self.steps.append(step)
+        self.taken.add(step.id)
         self.types[step.id] = kinds.step_type(step, self.catalogue, self.types)
+        return step.id
+
+    def free_id(self, like: str) -> StepId:
+        """An id for a step of the checker's own: this one, or one like it that no other step has."""
+        stem = re.sub(r"[^a-z0-9_]+", "_", like.lower())
+        ids = (f"{stem}_{n}" if n > 1 else stem for n in count(1))
+        return next(id_ for id_ in ids if id_ not in self.taken)
 
     def note(self, code: str, message: str, step: StepId | None = None) -> None:
         self.repairs.append(Repair(code=code, message=message, step=step))
 
     def callee(self, step: Step) -> Callee | None:
         return self.catalogue.get(step.use) if step.use else None
+
+    def has_effect(self, step: Step) -> bool:
+        callee = self.callee(step)
+        return callee is not None and not callee.is_reading
 
 
 def repaired(
@@ -60,26 +83,28 @@ def repaired(
     kept: tuple[Step, ...] = (),
 ) -> tuple[Plan, tuple[Repair, ...]]:
     """The plan as it was evidently meant, after the finished steps in `kept`, and what was changed."""
-    draft = _Draft(catalogue=catalogue, goal=goal, found=found)
-    steps, answer = continued(plan, kept) if kept else (plan.steps, plan.answer)
-    draft.answer = answer
-    frozen = {step.id for step in kept}
-    for step in steps:
-        if step.id in frozen:
-            draft.add(step)
-            continue
-        named = _spelled(draft, _renamed(draft, step))
-        for placed in _placed(draft, named):
-            mapped = _mapped(draft, placed)
-            mapped = _gathered(draft, mapped)
-            args = {name: _with_known_field(draft, value) for name, value in mapped.args.items()}
-            draft.add(_fitted(draft, mapped.model_copy(update={"args": args}) if args != mapped.args else mapped))
-    draft.answer = _with_known_field(draft, draft.answer)
+    taken = {step.id for step in (*kept, *plan.steps)}
+    draft = _Draft(catalogue=catalogue, goal=goal, found=found, taken=taken)
+    for step in kept:
+        draft.add(step)
+    draft.finished = list(kept)
+    renamed: dict[StepId, StepId] = {}
+    for step in plan.steps:
+        moved = reading(step, renamed).model_copy(update={"id": next_id(draft.taken)}) if kept else step
+        renamed[step.id] = draft.add(_mended(draft, moved))
+    draft.answer = _with_known_field(draft, with_names(plan.answer, renamed), otherwise="None")
     _write_what_was_asked(draft)
     _answer_with_something(draft)
-    _drop_unused(draft, frozen)
+    _drop_unused(draft, {step.id for step in kept})
     mended = plan.model_copy(update={"steps": tuple(draft.steps), "answer": draft.answer})
     return mended, tuple(draft.repairs)
+
+
+def _mended(draft: _Draft, step: Step) -> Step:
+    placed = _placed(draft, _spelled(draft, _renamed(draft, step)))
+    mapped = _gathered(draft, _mapped(draft, placed))
+    args = {name: _with_known_field(draft, value) for name, value in mapped.args.items()}
+    return _fitted(draft, mapped.model_copy(update={"args": args}) if args != mapped.args else mapped)
 
 
 # names -------------------------------------------------------------------------------------------------------
@@ -100,7 +125,10 @@ def _renamed(draft: _Draft, step: Step) -> Step:
         return step
     valid = {p.name for p in callee.parameters}
     spelled = {name.casefold(): name for name in valid}
-    args = {(k if k in valid else spelled.get(k.casefold(), k)): v for k, v in step.args.items()}
+    args: dict[str, Json] = {}
+    for given, value in step.args.items():
+        meant = spelled.get(given.casefold(), given)
+        args[given if given in valid or meant in step.args else meant] = value
     unknown = [name for name in args if name not in valid]
     missing = [p.name for p in callee.parameters if p.required and p.name not in args]
     if len(unknown) == 1 and len(missing) == 1:
@@ -134,36 +162,34 @@ def _spelled(draft: _Draft, step: Step) -> Step:
 # files and folders -------------------------------------------------------------------------------------------
 
 
-def _placed(draft: _Draft, step: Step) -> Iterator[Step]:
+def _placed(draft: _Draft, step: Step) -> Step:
     """A file given as a folder is a list of that one file; a folder given as a file is each file in it."""
     callee = draft.callee(step)
+    if callee is None or not callee.is_reading or step.is_map:
+        return step
     kinds_of = {n.text: n.found for n in draft.found}
-    for parameter in callee.parameters if callee and callee.is_reading and not step.is_map else ():
+    for parameter in callee.parameters:
         value = step.args.get(parameter.name)
-        if not isinstance(value, str):
-            continue
-        if callee and parameter.type == "folder" and callee.result == "list[path]" and kinds_of.get(value) == "file":
+        found = kinds_of.get(value) if isinstance(value, str) else None
+        if parameter.type == "folder" and callee.result == "list[path]" and found == "file":
             draft.note("R-104", f"`{value}` is a file, not a folder", step.id)
-            yield Step(id=step.id, let=[value])
-            return
+            return step.model_copy(update={"use": None, "args": {}, "let": [value]})
         lister = _lister(draft.catalogue)
-        if parameter.type == "path" and kinds_of.get(value) == "folder" and lister is not None:
+        if parameter.type == "path" and found == "folder" and lister is not None:
             draft.note("R-105", f"`{value}` is a folder: each file in it is meant", step.id)
-            listing = Step(id=f"{step.id}_files", use=lister.name, args={lister.parameters[0].name: value})
-            yield listing
-            args = {**step.args, parameter.name: "$item"}
-            yield step.model_copy(update={"for_each": f"${listing.id}", "args": args})
-            return
-    yield step
+            id_ = draft.free_id(f"{step.id}_files")
+            folder = {lister.parameters[0].name: value}
+            listing = Step.model_validate({"id": id_, "use": lister.name, "if": step.if_, "args": folder})
+            args = {**step.args, parameter.name: f"${step.as_}"}
+            return step.model_copy(update={"for_each": f"${draft.add(listing)}", "args": args})
+    return step
 
 
 def _lister(catalogue: Catalogue) -> Callee | None:
+    """The callee that lists the files of a folder, and needs to know nothing else."""
+    listing = (c for c in catalogue.values() if c.result == "list[path]" and c.parameters)
     return next(
-        (
-            c
-            for c in catalogue.values()
-            if c.result == "list[path]" and [p.type for p in c.parameters][:1] == ["folder"]
-        ),
+        (c for c in listing if c.parameters[0].type == "folder" and not any(p.required for p in c.parameters[1:])),
         None,
     )
 
@@ -174,16 +200,9 @@ def _reader(catalogue: Catalogue) -> Callee | None:
 
 def _writer(catalogue: Catalogue) -> Callee | None:
     """The callee that replaces a file's text."""
-    return next(
-        (
-            c
-            for c in catalogue.values()
-            if c.declaration.effect == "write"
-            and c.declaration.on_doubt == "idempotent"
-            and [p.type for p in c.parameters] == ["path", "text"]
-        ),
-        None,
-    )
+    safe = (c for c in catalogue.values() if c.declaration.on_doubt == "idempotent")
+    wanted = ("write", ["path", "text"])
+    return next((c for c in safe if (c.declaration.effect, [p.type for p in c.parameters]) == wanted), None)
 
 
 # maps --------------------------------------------------------------------------------------------------------
@@ -191,25 +210,36 @@ def _writer(catalogue: Catalogue) -> Callee | None:
 
 def _mapped(draft: _Draft, step: Step) -> Step:
     """A map over what is a list, and over what is meant."""
-    uses_item = step.as_ in names(dict(step.args))
+    step = step if step.is_map else _map_for_stray_item(draft, step)
     if not step.is_map:
-        return _map_for_stray_item(draft, step) if uses_item and step.as_ not in draft.types else step
+        return step
+    if not own_names(step) & names(dict(step.args)):
+        args = {k: (f"${step.as_}" if _is_own_list(draft, step, k) else v) for k, v in step.args.items()}
+        if args != dict(step.args):
+            draft.note("R-106", f"inside the map over `{step.for_each}` its item is meant", step.id)
+            step = step.model_copy(update={"args": args})
     listed = kinds.value_type(step.for_each, draft.types)
-    args = {
-        k: (f"${step.as_}" if v == step.for_each and _wants_item(draft, step, k) else v) for k, v in step.args.items()
-    }
-    if args != dict(step.args):
-        draft.note("R-106", f"inside the map over `{step.for_each}` its item is meant", step.id)
-        step, uses_item = step.model_copy(update={"args": args}), True
-    if item_type(listed) is None and listed not in {"any", "text"}:
+    is_text = listed == "text" and (not _uses_item(step) or _splits(draft, step))
+    single = _single(step)
+    if (is_text or not (item_type(listed) or listed in {"any", "text"})) and not own_names(step) & reads(single):
         draft.note("R-107", f"`{step.for_each}` is one {listed}, not a list", step.id)
-        single = {k: (step.for_each if v == f"${step.as_}" else v) for k, v in step.args.items()}
-        return step.model_copy(update={"for_each": None, "args": single})
-    if listed == "text" and (not uses_item or _splits(draft, step)):
-        draft.note("R-107", f"`{step.for_each}` is one text, not a list", step.id)
-        whole = {k: (step.for_each if v == f"${step.as_}" else v) for k, v in step.args.items()}
-        return step.model_copy(update={"for_each": None, "args": whole})
+        return single
     return _zipped(draft, step)
+
+
+def _is_own_list(draft: _Draft, step: Step, name: str) -> bool:
+    return step.args[name] == step.for_each and _wants_item(draft, step, name)
+
+
+def _uses_item(step: Step) -> bool:
+    return bool(own_names(step) & reads(step.model_copy(update={"for_each": None})))
+
+
+def _single(step: Step) -> Step:
+    """The step done once, with the whole in the item's place."""
+    args = {k: (step.for_each if v == f"${step.as_}" else v) for k, v in step.args.items()}
+    let = step.for_each if step.let == f"${step.as_}" else step.let
+    return step.model_copy(update={"for_each": None, "args": args, "let": let})
 
 
 def _splits(draft: _Draft, step: Step) -> bool:
@@ -226,6 +256,8 @@ def _wants_item(draft: _Draft, step: Step, name: str) -> bool:
 
 def _map_for_stray_item(draft: _Draft, step: Step) -> Step:
     """`$item` without a `for_each`: the newest list whose items fit."""
+    if step.as_ not in names(dict(step.args)) or step.as_ in draft.types:
+        return step
     callee = draft.callee(step)
     wanted = {p.type for p in callee.parameters if step.args.get(p.name) == f"${step.as_}"} if callee else set()
     lists = [id_ for id_, type_ in draft.types.items() if item_type(type_) is not None]
@@ -246,7 +278,7 @@ def _zipped(draft: _Draft, step: Step) -> Step:
     args = dict(step.args)
     for name, value in step.args.items():
         target = reference(value)
-        is_list = target is not None and not target[1] and item_type(draft.types.get(target[0], "any"))
+        is_list = target and value != step.for_each and item_type(kinds.value_type(value, draft.types))
         if target and is_list and _root(draft, value) == root and _wants_item(draft, step, name):
             args[name] = f"${{{target[0]}[{step.as_}_i]}}"
             draft.note("R-109", f"`{value}` has one entry per item: the one of this item is meant", step.id)
@@ -256,17 +288,25 @@ def _zipped(draft: _Draft, step: Step) -> Step:
 def _gathered(draft: _Draft, step: Step) -> Step:
     """A map that would write one file over and over writes the items' texts together, once."""
     callee = draft.callee(step)
-    own = {step.as_, f"{step.as_}_i"}
-    if not step.is_map or callee is None or _writer(draft.catalogue) != callee:
+    own = own_names(step)
+    if not own or callee is None or _writer(draft.catalogue) != callee:
         return step
     path, text = (p.name for p in callee.parameters)
     if own & names(step.args.get(path)) or not own & names(step.args.get(text)):
         return step
-    gathered = step.model_copy(update={"id": f"{step.id}_text", "use": None, "args": {}, "let": step.args[text]})
+    is_filter = step.if_ is not None and bool(own & expression_names(step.if_))
+    gathered = step.model_copy(
+        update={
+            "id": draft.free_id(f"{step.id}_text"),
+            "use": None,
+            "args": {},
+            "let": step.args[text],
+            "if_": step.if_ if is_filter else None,
+        }
+    )
     draft.note("R-116", f"all items go to one file, so `{step.id}` writes their texts together", step.id)
-    draft.add(gathered)
-    args = {**step.args, text: f"${gathered.id}"}
-    return step.model_copy(update={"for_each": None, "if_": None, "args": args})
+    args = {**step.args, text: f"${draft.add(gathered)}"}
+    return step.model_copy(update={"for_each": None, "if_": None if is_filter else step.if_, "args": args})
 
 
 def _root(draft: _Draft, value: Json) -> StepId | None:
@@ -304,15 +344,18 @@ def _fitted(draft: _Draft, step: Step) -> Step:
                 args = {**step.args, parameter.name: f"${step.as_}"}
                 step = step.model_copy(update={"for_each": value, "args": args})
                 local[step.as_] = item_type(given) or "any"
-            case "content" | "contents" if reader is not None and value is not None:
+            case "content" | "contents" if reader is not None:
                 step = _with_content(draft, step, parameter.name, reader)
             case _:
                 continue
-    return step
+    return _zipped(draft, step) if step.is_map else step
 
 
 def _is_file(draft: _Draft, value: Json) -> bool:
-    return any(n.text == value and n.kind == "path" and n.part != "target" for n in draft.found)
+    return any(
+        n.text == value and n.kind == "path" and n.part != "target" and (n.found != "absent" or n.is_absent_source)
+        for n in draft.found
+    )
 
 
 def _with_content(draft: _Draft, step: Step, name: str, reader: Callee) -> Step:
@@ -324,26 +367,30 @@ def _with_content(draft: _Draft, step: Step, name: str, reader: Callee) -> Step:
     value = step.args[name]
     is_list = item_type(kinds.value_type(value, draft.types)) is not None
     in_map = step.is_map and step.as_ in names(value)
-    read_id = f"{step.id}_{name}"
-    read: dict[str, Json] = {"id": read_id, "use": reader.name, "args": {reader.parameters[0].name: value}}
+    path = reader.parameters[0].name
+    id_ = draft.free_id(f"{step.id}_{name}")
+    read: dict[str, Json] = {"id": id_, "use": reader.name, "args": {path: value}}
     if in_map:
         read |= {"for_each": step.for_each, "as": step.as_}
     elif is_list:
-        read |= {"for_each": value, "args": {reader.parameters[0].name: "$item"}}
+        read |= {"for_each": value, "args": {path: "$item"}}
+    if step.if_ is not None and not own_names(step) & expression_names(step.if_):
+        read["if"] = step.if_
     draft.note("R-111", f"the text of `{value}` is meant, so it is read first", step.id)
-    draft.add(Step.model_validate(read))
-    text = f"${{{read_id}[{step.as_}_i]}}" if in_map else f"${read_id}"
+    id_ = draft.add(Step.model_validate(read))
+    text = f"${{{id_}[{step.as_}_i]}}" if in_map else f"${id_}"
     if is_list and not step.is_map and speaks_of_each(draft.goal):
         args = {**step.args, name: f"${step.as_}"}
         return step.model_copy(update={"for_each": text, "args": args})
     return step.model_copy(update={"args": {**step.args, name: text}})
 
 
-def _with_known_field(draft: _Draft, value: Json) -> Json:
+def _with_known_field(draft: _Draft, value: Json, *, otherwise: str = "") -> Json:
     """A reference to a field that nobody can know before the run: if it is not there, its fact is looked up.
 
     The columns of a file are data, which a planner does not see; so it may call `city` a `name`. An agent that
-    calls nothing looks the fact up in the record, and only when the field is really missing.
+    calls nothing looks the fact up in the record, and only when the field is really missing. What reads the record
+    without a default is still skipped with it, unless the value is `otherwise` known.
     """
     target = reference(value)
     finder = next((c for c in draft.catalogue.values() if _is_finder(c)), None)
@@ -354,51 +401,51 @@ def _with_known_field(draft: _Draft, value: Json) -> Json:
     callee = draft.callee(source) if source else None
     if callee is None or callee.result != "record" or draft.types[id_] != "record" or _is_finder(callee):
         return value
-    lookup = f"{id_}_{field_}".lower()
-    if lookup not in draft.types:
-        draft.note("R-115", f"if `${id_}` has no field `{field_}`, the fact is looked up in it", lookup)
+    known = draft.lookups.get((id_, field_))
+    if known is None:
         args: dict[str, Json] = {"inputs": f"${id_}", "fields": field_, "task": draft.goal.replace("$", "$$")}
-        condition = f"'{field_}' not in {id_}"
-        draft.add(Step.model_validate({"id": lookup, "use": finder.name, "if": condition, "args": args}))
-    return f"${{{id_}.{field_} ?? {lookup}.{field_} ?? None}}"
+        free, condition = draft.free_id(f"{id_}_{field_}"), f"{field_!r} not in {id_}"
+        lookup = Step.model_validate({"id": free, "use": finder.name, "if": condition, "args": args})
+        draft.note("R-115", f"if `${id_}` has no field `{field_}`, the fact is looked up in it", lookup.id)
+        known = draft.lookups[id_, field_] = draft.add(lookup)
+    part = f".{field_}" if re.fullmatch(r"[^\W\d]\w*", field_) else f"[{field_!r}]"
+    return f"${{{id_}{part} ?? {known}{part} ?? {otherwise or id_ + part}}}"
 
 
 def _is_finder(callee: Callee) -> bool:
     """Whether it copies named facts out of what it is given."""
-    return callee.kind == "agent" and callee.result == "record" and callee.parameter("fields") is not None
+    takes = {p.name for p in callee.parameters}
+    return callee.kind == "agent" and callee.result == "record" and takes >= {"inputs", "fields", "task"}
 
 
 # what the goal asks for ---------------------------------------------------------------------------------------
 
 
 def _write_what_was_asked(draft: _Draft) -> None:
-    """The final write that the goal names and the plan forgot."""
+    """The final write that the goal names and the plan forgot, unless more or less than that might be wanted."""
     writer = _writer(draft.catalogue)
-    targets = [n.text for n in draft.found if n.is_written]
+    targets = [n for n in draft.found if n.is_written]
     value = _outcome(draft)
-    if writer is None or value is None or len(targets) != 1:
+    if writer is None or value is None or len(targets) != 1 or any(map(draft.has_effect, draft.steps)):
         return
-    for step in draft.steps:
-        callee = draft.callee(step)
-        if callee is not None and not callee.is_reading:
-            return
+    own = (step for step in draft.steps if step.id not in draft.lookups.values())
+    if has_branches(draft.goal) and not any(step.if_ for step in own) and " if " not in str(value):
+        return  # the goal wants it in one case only, and the plan has no cases
+    if speaks_of_adding(draft.goal) and targets[0].found == "file":
+        return  # what the file holds would be lost
     path, text = (p.name for p in writer.parameters)
-    number = len(draft.steps) + 1
-    while f"s{number}" in draft.types:
-        number += 1
-    draft.note("R-112", f"the goal asks for `{targets[0]}`, so the outcome is written there", f"s{number}")
-    draft.add(Step(id=f"s{number}", use=writer.name, args={path: targets[0], text: value}))
+    write = Step(id=next_id(draft.taken), use=writer.name, args={path: targets[0].text, text: value})
+    draft.note("R-112", f"the goal asks for `{targets[0].text}`, so the outcome is written there", write.id)
+    draft.add(write)
 
 
 def _outcome(draft: _Draft) -> Json:
     """What the plan is for: its answer if that reads a step, else the last value that was computed."""
     if names(draft.answer):
         return draft.answer
-    for step in reversed(draft.steps):
-        callee = draft.callee(step)
-        if callee is None or callee.is_reading:
-            return f"${step.id}"
-    return None
+    computed = (step.id for step in reversed(draft.steps) if not draft.has_effect(step))
+    last = next(computed, None)
+    return None if last is None else f"${last}"
 
 
 def _answer_with_something(draft: _Draft) -> None:
@@ -406,24 +453,26 @@ def _answer_with_something(draft: _Draft) -> None:
 
     So was one with a number that the goal does not have: a planner has not seen any data to take it from.
     """
-    if not draft.steps or names(draft.answer):
+    if not draft.steps or draft.answer is None or names(draft.answer):
         return
-    said = {n.text for n in draft.found if n.kind == "number"}
-    is_made_up = not said.issuperset(re.findall(r"\d+(?:\.\d+)?", str(draft.answer or "")))
-    callee = draft.callee(draft.steps[-1])
-    value = _outcome(draft) if callee is not None and not callee.is_reading else f"${draft.steps[-1].id}"
-    if value is None or (callee is not None and not callee.is_reading and not is_made_up):
+    is_made_up = not _numbers(draft.goal) >= _numbers(str(draft.answer))
+    value = _outcome(draft)
+    if value is None or (draft.has_effect(draft.steps[-1]) and not is_made_up):
         return
-    if draft.answer is not None:
-        draft.note("R-113", f"the answer is `{value}`")
+    draft.note("R-113", f"the answer is `{value}`")
     draft.answer = value
 
 
-def _drop_unused(draft: _Draft, frozen: set[StepId]) -> None:
+def _numbers(text: str) -> set[str]:
+    return {number.replace(",", "") for number in re.findall(r"\d+(?:[.,]\d+)*", text)}
+
+
+def _drop_unused(draft: _Draft, needed: set[StepId]) -> None:
     """A step that only looks, is read by nobody and uses nothing that the goal names, is left out."""
+    if draft.answer is None and draft.steps:
+        needed = needed | {draft.steps[-1].id}
     for step in reversed(list(draft.steps)):
-        callee = draft.callee(step)
-        if step.id in frozen or (callee is not None and not callee.is_reading) or _is_read(draft, step.id):
+        if step.id in needed or draft.has_effect(step) or _is_read(draft, step.id):
             continue
         if not any(_is_about(step, item) for item in draft.found):
             draft.note("R-114", f"nothing reads `{step.id}`, so it is left out", step.id)
@@ -439,9 +488,4 @@ def _is_about(step: Step, item: Named) -> bool:
 
 
 def _is_read(draft: _Draft, id_: StepId) -> bool:
-    if id_ in names(draft.answer):
-        return True
-    return any(
-        id_ in names([dict(s.args), s.let, s.for_each, f"${{{s.if_}}}" if s.if_ else None]) or id_ in s.after
-        for s in draft.steps
-    )
+    return id_ in names(draft.answer) or any(id_ in reads(s) or id_ in s.after for s in draft.steps)

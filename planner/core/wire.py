@@ -13,12 +13,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Literal, TypeAlias
 
 from pydantic import ValidationError
 
 from planner.core.catalog import Callee, Parameter, item_type, signature
 from planner.core.check import Problem
+from planner.core.expr import names
 from planner.core.goal import Named
 from planner.core.labels import Json
 from planner.core.plan import Plan, Step
@@ -36,7 +38,7 @@ def schema(rendering: Rendering, callees: Sequence[Callee], found: Iterable[Name
     """The JSON schema for an answer over `callees`; None when the model gets no schema."""
     match rendering:
         case "grammar":
-            names = tuple(item.text for item in found if item.kind in {"path", "folder"})
+            names = tuple(dict.fromkeys(item.text for item in found if item.kind in {"path", "folder"}))
             step: Json = {"anyOf": [_branch(callee, names) for callee in callees]}
             answer: Json = _text()
         case "strict":
@@ -95,7 +97,12 @@ def _argument(parameter: Parameter, names: tuple[str, ...]) -> Json:
         return {"enum": list(parameter.choices)}
     if parameter.type in {"path", "folder"} and names:
         if parameter.type == "folder":
-            return {"anyOf": [{"enum": [*names, "."]}, {"type": "string", "pattern": f"^{_REFERENCE}$"}]}
+            return {
+                "anyOf": [
+                    {"enum": list(dict.fromkeys([*names, "."]))},
+                    {"type": "string", "pattern": f"^{_REFERENCE}$"},
+                ]
+            }
         reference: Json = {"type": "string", "pattern": f"^(?:{_REFERENCE}|{_WITH_REFERENCE})$"}
         return {"anyOf": [{"enum": list(names)}, reference]}
     if item_type(parameter.type) in {"text", "any"}:
@@ -107,15 +114,16 @@ def _argument(parameter: Parameter, names: tuple[str, ...]) -> Json:
 def parse(text: str, catalogue: Mapping[str, Callee]) -> Plan | tuple[Problem, ...]:
     """The plan in a model's answer, in any of the three renderings; else what is wrong with the answer."""
     try:
-        answer = json.loads(_unfenced(text))
-    except json.JSONDecodeError as error:
-        shown = text.strip()[:60]
-        return (Problem(code="P-101", message=f"the answer is not JSON ({error.msg}): `{shown}`"),)
-    if not isinstance(answer, dict) or not isinstance(answer.get("steps"), list):
+        answer = _kept(_object_in(text.strip()))
+    except (ValueError, RecursionError) as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        return (Problem(code="P-101", message=f"the answer is not JSON ({reason}): `{text.strip()[:60]}`"),)
+    raw_steps = answer.get("steps") if isinstance(answer, dict) else None
+    if not isinstance(answer, dict) or not isinstance(raw_steps, list):
         return (Problem(code="P-102", message='the answer must be an object {"steps": [...], "answer": ...}'),)
     steps: list[Step] = []
     problems: list[Problem] = []
-    for index, raw in enumerate(answer["steps"], start=1):
+    for index, raw in enumerate(raw_steps, start=1):
         step = _step(raw, index, catalogue)
         if isinstance(step, Problem):
             problems.append(step)
@@ -150,29 +158,27 @@ def _step(raw: Json, index: int, catalogue: Mapping[str, Callee]) -> Step | Prob
 
 def _plain_reference(value: Json) -> Json:
     """`${s1}` as `$s1`: the same value, but of a known type."""
-    match = (
-        re.fullmatch(r"\s*\$\{\s*([a-z_]\w*(?:\.[a-z_]\w*|\[\d+\])*)\s*\}\s*", value)
-        if isinstance(value, str)
-        else None
-    )
+    reference = r"\s*\$\{\s*([a-z_]\w*(?:\.[a-z_]\w*|\[\d+\])*)\s*\}\s*"
+    match = re.fullmatch(reference, value) if isinstance(value, str) and names(value) else None
     return f"${match[1]}" if match else value
 
 
 def _typed(value: Json, callee: Callee | None, name: str) -> Json:
     """An argument written as text, as the type its parameter has."""
     parameter = callee.parameter(name) if callee else None
-    if not isinstance(value, str) or parameter is None or "$" in value:
+    if not isinstance(value, str) or parameter is None:
         return value
+    text = value.strip()
     match parameter.type:
-        case "number" | "integer" if re.fullmatch(r"-?\d+", value.strip()):
-            return int(value)
-        case "number" if re.fullmatch(r"-?\d*\.\d+", value.strip()):
-            return float(value)
-        case "boolean" if value.strip().lower() in {"true", "false"}:
-            return value.strip().lower() == "true"
-        case "any" | "record" | "table" if value.strip()[:1] in {"{", "["}:
+        case "number" | "integer" if re.fullmatch(r"-?[0-9]{1,15}", text):
+            return int(text)
+        case "number" if re.fullmatch(r"-?[0-9]{0,15}\.[0-9]{1,15}", text):
+            return float(text)
+        case "boolean" if text.lower() in {"true", "false"}:
+            return text.lower() == "true"
+        case "any" | "record" | "table" if text[:1] in {"{", "["}:
             return _json_or_text(value)
-        case type_ if type_.startswith("list[") and value.strip().startswith("["):
+        case type_ if type_.startswith("list[") and text.startswith("["):
             return _json_or_text(value)
         case _:
             return value
@@ -180,25 +186,36 @@ def _typed(value: Json, callee: Callee | None, name: str) -> Json:
 
 def _json_or_text(value: str) -> Json:
     try:
-        parsed: Json = json.loads(value)
-    except json.JSONDecodeError:
+        return _kept(json.loads(value))
+    except (ValueError, RecursionError):
         return value
-    return parsed
+
+
+def _kept(value: Json) -> Json:
+    """The value, if JSON can hold it. Raises `ValueError` for `NaN` and for half of a character."""
+    json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    return value
+
+
+def _object_in(text: str) -> Json:
+    """The first object in a text that has steps, be it in a Markdown fence or amid talk. Raises `ValueError`."""
+    decoder = json.JSONDecoder()
+    starts = [match.start() for match in re.finditer(r"\{", text)] or [0]
+    for start in starts:
+        with suppress(ValueError, RecursionError):
+            found: dict[str, Json] = decoder.raw_decode(text, start)[0]
+            if "steps" in found:
+                return found
+    first: Json = decoder.raw_decode(text, starts[0])[0]
+    return first
 
 
 def _bare(condition: str) -> str:
-    """A condition without the marks that belong to text: `${s1 > 3}` and `$s1 > 3` both mean `s1 > 3`."""
-    inner = re.fullmatch(r"\s*\$\{(.*)\}\s*", condition, re.S)
-    bare = inner[1] if inner else condition
-    return re.sub(r"\$\{([^{}]*)\}|\$(?=[A-Za-z_])", lambda m: f"({m[1]})" if m[1] else "", bare)
-
-
-def _unfenced(text: str) -> str:
-    """The JSON inside a Markdown fence or surrounding talk, if there is any."""
-    fence = re.search(r"```(?:json)?\s*(.*?)```", text, re.S)
-    inner = fence[1] if fence else text
-    start, end = inner.find("{"), inner.rfind("}")
-    return inner[start : end + 1] if 0 <= start < end else inner
+    """A condition without the marks that belong to text: `${s1 > 3}` and `${s1} > 3` both mean `s1 > 3`."""
+    one = re.fullmatch(r"\s*\$\{([^{}]*)\}\s*", condition)
+    bare = one[1] if one else re.sub(r"\$\{([^{}]*)\}", r"(\1)", condition)
+    whole = re.fullmatch(r"\s*\$\{(.*)\}\s*", bare, re.DOTALL)
+    return whole[1] if whole else bare
 
 
 def _brief(error: ValidationError) -> str:
