@@ -11,7 +11,7 @@ import asyncio
 import getpass
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -234,7 +234,7 @@ class Assistant:
         async with self._owning(lease):
             return await self._driven(lease, (), started, observe, until=until)
 
-    async def stream(self, goal: str, **options: Any) -> AsyncIterator[Recorded]:  # noqa: ANN401 - those of run
+    async def stream(self, goal: str, **options: Any) -> AsyncGenerator[Recorded, None]:  # noqa: ANN401 - those of run
         """Every event of the run as it happens; the last is `RunFinished`, unless the run waits for a person."""
         queue: asyncio.Queue[Recorded | None] = asyncio.Queue()
         running = asyncio.create_task(self.run(goal, observe=queue.put_nowait, **options))

@@ -404,7 +404,7 @@ class Engine:
     # people
 
     async def _ask_human(self, command: AskHuman) -> None:
-        state = self._run.step(command.path)
+        state, revision = self._run.step(command.path), self._run.revision
         callee = self._callee(command.path)
         assert callee is not None
         assert state.question is not None
@@ -421,7 +421,8 @@ class Engine:
             self._parked.add(command)
         else:
             answered = HumanAnswered(path=command.path, answer=decided, by=self._outside.approver_name)
-            await self._append(answered, provided=_wanting(command))
+            is_wanted = _wanting(command)  # and by this plan: the next one may ask about another call of that path
+            await self._append(answered, provided=lambda run: run.revision == revision and is_wanted(run))
 
 
 def _wanting(command: Command) -> Callable[[Run], bool]:

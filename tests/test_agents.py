@@ -349,7 +349,22 @@ def test_a_plan_is_asked_for_in_the_form_that_the_run_was_started_with(
     assert completion.text == answer
 
 
-@pytest.mark.parametrize("answer", ["", "{", "null", "[]", '{"steps": 1}', '{"steps": ["x"]}', "I cannot do that."])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "{",
+        "[]",
+        '{"steps": 1}',
+        '{"steps": ["x"]}',
+        "I cannot do that.",
+        '{"steps": ' + "[" * 5_000,
+        '{"steps": [{"use": "files.read", "args": {"path": "\\ud83d"}}]}',
+        '{"steps": [{"use": "files.read", "args": {"path": NaN}}]}',
+        '{"steps": [{"use": "files.read", "args": {"path": ' + "9" * 5_000 + "}}]}",
+    ],
+    ids=range(10),
+)
 def test_an_answer_that_is_no_plan_is_a_candidate_with_problems(
     given: Given, started: Callable[..., Event], answer: str
 ) -> None:

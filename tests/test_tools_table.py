@@ -138,7 +138,7 @@ def test_group_gives_one_row_per_value_in_the_order_of_the_table() -> None:
 
 
 def test_group_takes_the_only_column_of_numbers_and_asks_where_there_are_several() -> None:
-    rows = [{"city": "Oslo", "sales": 3}, {"city": "Oslo", "sales": 4}, {"city": "Bern", "sales": 5}]
+    rows: list[Json] = [{"city": "Oslo", "sales": 3}, {"city": "Oslo", "sales": 4}, {"city": "Bern", "sales": 5}]
     assert call("group", table=rows, by="city") == [{"city": "Oslo", "sales": 7}, {"city": "Bern", "sales": 5}]
     with pytest.raises(ToolError, match="need a column"):
         call("group", table=[{"city": "Oslo", "sales": 3, "year": 2026}], by="city")

@@ -207,7 +207,7 @@ def _once(found: tuple[Named, ...]) -> tuple[Named, ...]:
 
 def _part(goal: str, start: int, end: int) -> Part:
     """Whether the wording around a path reads from it or writes to it."""
-    before = goal[max(0, start - _AROUND) : start].rstrip("\"'`“„«\u2018")
+    before = _QUOTE.sub("", goal[max(0, start - _AROUND) : start]).rstrip("\"'`“„«\u2018")
     sentence = _PATH.sub("", re.split(r"[.;!?]\s", before)[-1])  # a file called `log.txt` is no word of writing
     rest = re.split(r"[.;!?]\s", goal[end : end + _AROUND])[0]
     is_last = not _PATH.search(rest)

@@ -1,4 +1,4 @@
-"""The types of a plan's values: what each step gives, and what fits where.
+"""The types of a plan's values: what each step gives, what fits where, and which callees lead from one to another.
 
 Rules of the file:
 - Types are words (see `catalog`); `any` fits everywhere, and what is unknown is `any`.
@@ -102,6 +102,32 @@ def _list_fit(wanted: str, listed: str, callee: Callee) -> Fit:
         return "fits" if wanted_item in TEXTUAL or listed in TEXTUAL else "no"
     if wanted == "text":
         return "fits"  # one line per item
-    if callee.is_reading and (listed in {"any", wanted} or wanted in {"number", "integer"}):
-        return "each"
-    return "no"
+    is_item = listed in {"any", wanted} or wanted in {"number", "integer"}
+    return "each" if callee.is_reading and is_item and fit(wanted, listed, callee) == "fits" else "no"
+
+
+def lister(catalogue: Catalogue) -> Callee | None:
+    """The callee that lists the files of a folder, and needs to know nothing else."""
+    listing = (c for c in catalogue.values() if c.result == "list[path]" and c.parameters)
+    return next(
+        (c for c in listing if c.parameters[0].type == "folder" and not any(p.required for p in c.parameters[1:])),
+        None,
+    )
+
+
+def reader(catalogue: Catalogue) -> Callee | None:
+    """The callee that gives the text of a file, and may be inserted for that."""
+    return next((c for c in catalogue.values() if c.converts and [p.type for p in c.parameters] == ["path"]), None)
+
+
+def writer(catalogue: Catalogue) -> Callee | None:
+    """The callee that replaces a file's text."""
+    safe = (c for c in catalogue.values() if c.declaration.on_doubt == "idempotent")
+    wanted = ("write", ["path", "text"])
+    return next((c for c in safe if (c.declaration.effect, [p.type for p in c.parameters]) == wanted), None)
+
+
+def is_finder(callee: Callee) -> bool:
+    """Whether it copies named facts out of what it is given."""
+    takes = {p.name for p in callee.parameters}
+    return callee.kind == "agent" and callee.result == "record" and takes >= {"inputs", "fields", "task"}

@@ -13,7 +13,7 @@ from itertools import count
 
 from planner.core import kinds
 from planner.core.catalog import Callee, Catalogue, item_type
-from planner.core.expr import expression_names, names, reference
+from planner.core.expr import expression_names, may_miss, names, reference
 from planner.core.goal import Named, has_branches, speaks_of_adding, speaks_of_each
 from planner.core.labels import Frozen, Json
 from planner.core.plan import Plan, Step, StepId, own_names, reads
@@ -32,7 +32,8 @@ class Repair(Frozen):
 class _Draft:
     """A plan being mended: the steps so far with their types, and what was changed.
 
-    `finished` are kept steps that no step of the new plan has asked for again yet, `taken` the ids that are in use.
+    `finished` are the kept steps that the plan has not asked for again yet; `order` has the steps that the plan is
+    made of, in its own order; `taken` are the ids in use.
     """
 
     catalogue: Catalogue
@@ -40,6 +41,7 @@ class _Draft:
     found: tuple[Named, ...]
     taken: set[StepId]
     finished: list[Step] = field(default_factory=list)
+    order: list[StepId] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     types: dict[StepId, str] = field(default_factory=lambda: {"inputs": "record"})
     lookups: dict[tuple[StepId, str], StepId] = field(default_factory=dict)
@@ -51,11 +53,12 @@ class _Draft:
         same = next((old for old in self.finished if is_same_call(old, step)), None)
         if same is not None:
             self.finished.remove(same)
-            return same.id
-        self.steps.append(step)
-        self.taken.add(step.id)
-        self.types[step.id] = kinds.step_type(step, self.catalogue, self.types)
-        return step.id
+        else:
+            self.steps.append(step)
+            self.taken.add(step.id)
+            self.types[step.id] = kinds.step_type(step, self.catalogue, self.types)
+        self.order.append((same or step).id)
+        return self.order[-1]
 
     def free_id(self, like: str) -> StepId:
         """An id for a step of the checker's own: this one, or one like it that no other step has."""
@@ -87,12 +90,13 @@ def repaired(
     draft = _Draft(catalogue=catalogue, goal=goal, found=found, taken=taken)
     for step in kept:
         draft.add(step)
-    draft.finished = list(kept)
+    draft.finished, draft.order = list(kept), []
     renamed: dict[StepId, StepId] = {}
     for step in plan.steps:
         moved = reading(step, renamed).model_copy(update={"id": next_id(draft.taken)}) if kept else step
         renamed[step.id] = draft.add(_mended(draft, moved))
-    draft.answer = _with_known_field(draft, with_names(plan.answer, renamed), otherwise="None")
+    answer = f"${plan.steps[-1].id}" if kept and plan.steps and plan.answer is None else plan.answer
+    draft.answer = _with_known_field(draft, with_names(answer, renamed), otherwise="None")
     _write_what_was_asked(draft)
     _answer_with_something(draft)
     _drop_unused(draft, {step.id for step in kept})
@@ -101,10 +105,10 @@ def repaired(
 
 
 def _mended(draft: _Draft, step: Step) -> Step:
-    placed = _placed(draft, _spelled(draft, _renamed(draft, step)))
-    mapped = _gathered(draft, _mapped(draft, placed))
-    args = {name: _with_known_field(draft, value) for name, value in mapped.args.items()}
-    return _fitted(draft, mapped.model_copy(update={"args": args}) if args != mapped.args else mapped)
+    mapped = _mapped(draft, _spelled(draft, _renamed(draft, step)))
+    placed = _gathered(draft, _placed(draft, mapped))
+    args = {name: _with_known_field(draft, value) for name, value in placed.args.items()}
+    return _fitted(draft, placed.model_copy(update={"args": args}) if args != placed.args else placed)
 
 
 # names -------------------------------------------------------------------------------------------------------
@@ -128,7 +132,7 @@ def _renamed(draft: _Draft, step: Step) -> Step:
     args: dict[str, Json] = {}
     for given, value in step.args.items():
         meant = spelled.get(given.casefold(), given)
-        args[given if given in valid or meant in step.args else meant] = value
+        args[given if given in valid or meant in {*step.args, *args} else meant] = value
     unknown = [name for name in args if name not in valid]
     missing = [p.name for p in callee.parameters if p.required and p.name not in args]
     if len(unknown) == 1 and len(missing) == 1:
@@ -174,7 +178,7 @@ def _placed(draft: _Draft, step: Step) -> Step:
         if parameter.type == "folder" and callee.result == "list[path]" and found == "file":
             draft.note("R-104", f"`{value}` is a file, not a folder", step.id)
             return step.model_copy(update={"use": None, "args": {}, "let": [value]})
-        lister = _lister(draft.catalogue)
+        lister = kinds.lister(draft.catalogue)
         if parameter.type == "path" and found == "folder" and lister is not None:
             draft.note("R-105", f"`{value}` is a folder: each file in it is meant", step.id)
             id_ = draft.free_id(f"{step.id}_files")
@@ -183,26 +187,6 @@ def _placed(draft: _Draft, step: Step) -> Step:
             args = {**step.args, parameter.name: f"${step.as_}"}
             return step.model_copy(update={"for_each": f"${draft.add(listing)}", "args": args})
     return step
-
-
-def _lister(catalogue: Catalogue) -> Callee | None:
-    """The callee that lists the files of a folder, and needs to know nothing else."""
-    listing = (c for c in catalogue.values() if c.result == "list[path]" and c.parameters)
-    return next(
-        (c for c in listing if c.parameters[0].type == "folder" and not any(p.required for p in c.parameters[1:])),
-        None,
-    )
-
-
-def _reader(catalogue: Catalogue) -> Callee | None:
-    return next((c for c in catalogue.values() if c.converts and [p.type for p in c.parameters] == ["path"]), None)
-
-
-def _writer(catalogue: Catalogue) -> Callee | None:
-    """The callee that replaces a file's text."""
-    safe = (c for c in catalogue.values() if c.declaration.on_doubt == "idempotent")
-    wanted = ("write", ["path", "text"])
-    return next((c for c in safe if (c.declaration.effect, [p.type for p in c.parameters]) == wanted), None)
 
 
 # maps --------------------------------------------------------------------------------------------------------
@@ -260,7 +244,10 @@ def _map_for_stray_item(draft: _Draft, step: Step) -> Step:
         return step
     callee = draft.callee(step)
     wanted = {p.type for p in callee.parameters if step.args.get(p.name) == f"${step.as_}"} if callee else set()
-    lists = [id_ for id_, type_ in draft.types.items() if item_type(type_) is not None]
+    rank = {id_: place for place, id_ in enumerate(draft.order)}
+    known = draft.types.keys() - {finished.id for finished in draft.finished}
+    lists = [id_ for id_, type_ in draft.types.items() if id_ in known and item_type(type_) is not None]
+    lists.sort(key=lambda id_: rank.get(id_, -1))
     fitting = [id_ for id_ in lists if item_type(draft.types[id_]) in wanted]
     chosen = (fitting or lists)[-1:]
     if not chosen:
@@ -289,7 +276,7 @@ def _gathered(draft: _Draft, step: Step) -> Step:
     """A map that would write one file over and over writes the items' texts together, once."""
     callee = draft.callee(step)
     own = own_names(step)
-    if not own or callee is None or _writer(draft.catalogue) != callee:
+    if not own or callee is None or kinds.writer(draft.catalogue) != callee:
         return step
     path, text = (p.name for p in callee.parameters)
     if own & names(step.args.get(path)) or not own & names(step.args.get(text)):
@@ -312,12 +299,10 @@ def _gathered(draft: _Draft, step: Step) -> Step:
 def _root(draft: _Draft, value: Json) -> StepId | None:
     """The list from which this list was made item by item, without leaving any out."""
     target = reference(value)
-    if target is None or target[1]:
-        return None
-    step = next((s for s in draft.steps if s.id == target[0]), None)
-    if step is None or not step.is_map:
-        return target[0]
-    return None if step.if_ else _root(draft, step.for_each)
+    for step in reversed(draft.steps):
+        if target == (step.id, ()) and step.is_map:
+            target = None if step.if_ else reference(step.for_each)
+    return target[0] if target and not target[1] else None
 
 
 # types -------------------------------------------------------------------------------------------------------
@@ -332,7 +317,7 @@ def _fitted(draft: _Draft, step: Step) -> Step:
     if step.is_map:
         local[step.as_] = item_type(kinds.value_type(step.for_each, draft.types)) or "any"
         local[f"{step.as_}_i"] = "integer"
-    reader = _reader(draft.catalogue)
+    reader = kinds.reader(draft.catalogue)
     for parameter in callee.parameters:
         value = step.args.get(parameter.name)
         given = kinds.value_type(value, local)
@@ -345,7 +330,8 @@ def _fitted(draft: _Draft, step: Step) -> Step:
                 step = step.model_copy(update={"for_each": value, "args": args})
                 local[step.as_] = item_type(given) or "any"
             case "content" | "contents" if reader is not None:
-                step = _with_content(draft, step, parameter.name, reader)
+                is_one = kinds.fit(parameter.type, "list[text]", callee) != "fits"
+                step = _with_content(draft, step, parameter.name, is_one=is_one, reader=reader)
             case _:
                 continue
     return _zipped(draft, step) if step.is_map else step
@@ -358,11 +344,11 @@ def _is_file(draft: _Draft, value: Json) -> bool:
     )
 
 
-def _with_content(draft: _Draft, step: Step, name: str, reader: Callee) -> Step:
+def _with_content(draft: _Draft, step: Step, name: str, *, is_one: bool, reader: Callee) -> Step:
     """Read the file, or each file, that stands where its text is meant.
 
     Inside a map it is the file of the item. Of a list of files the texts are taken together, unless the goal speaks
-    of each: then the step itself runs once per text.
+    of each or the argument `is_one` value: then the step itself runs once per text.
     """
     value = step.args[name]
     is_list = item_type(kinds.value_type(value, draft.types)) is not None
@@ -379,7 +365,7 @@ def _with_content(draft: _Draft, step: Step, name: str, reader: Callee) -> Step:
     draft.note("R-111", f"the text of `{value}` is meant, so it is read first", step.id)
     id_ = draft.add(Step.model_validate(read))
     text = f"${{{id_}[{step.as_}_i]}}" if in_map else f"${id_}"
-    if is_list and not step.is_map and speaks_of_each(draft.goal):
+    if is_list and not step.is_map and (is_one or speaks_of_each(draft.goal)):
         args = {**step.args, name: f"${step.as_}"}
         return step.model_copy(update={"for_each": text, "args": args})
     return step.model_copy(update={"args": {**step.args, name: text}})
@@ -393,13 +379,13 @@ def _with_known_field(draft: _Draft, value: Json, *, otherwise: str = "") -> Jso
     without a default is still skipped with it, unless the value is `otherwise` known.
     """
     target = reference(value)
-    finder = next((c for c in draft.catalogue.values() if _is_finder(c)), None)
+    finder = next((c for c in draft.catalogue.values() if kinds.is_finder(c)), None)
     if target is None or finder is None or len(target[1]) != 1 or not isinstance(target[1][0], str):
         return value
     id_, field_ = target[0], target[1][0]
     source = next((s for s in draft.steps if s.id == id_), None)
     callee = draft.callee(source) if source else None
-    if callee is None or callee.result != "record" or draft.types[id_] != "record" or _is_finder(callee):
+    if callee is None or callee.result != "record" or draft.types[id_] != "record" or kinds.is_finder(callee):
         return value
     known = draft.lookups.get((id_, field_))
     if known is None:
@@ -412,25 +398,18 @@ def _with_known_field(draft: _Draft, value: Json, *, otherwise: str = "") -> Jso
     return f"${{{id_}{part} ?? {known}{part} ?? {otherwise or id_ + part}}}"
 
 
-def _is_finder(callee: Callee) -> bool:
-    """Whether it copies named facts out of what it is given."""
-    takes = {p.name for p in callee.parameters}
-    return callee.kind == "agent" and callee.result == "record" and takes >= {"inputs", "fields", "task"}
-
-
 # what the goal asks for ---------------------------------------------------------------------------------------
 
 
 def _write_what_was_asked(draft: _Draft) -> None:
     """The final write that the goal names and the plan forgot, unless more or less than that might be wanted."""
-    writer = _writer(draft.catalogue)
+    writer = kinds.writer(draft.catalogue)
     targets = [n for n in draft.found if n.is_written]
     value = _outcome(draft)
     if writer is None or value is None or len(targets) != 1 or any(map(draft.has_effect, draft.steps)):
         return
-    own = (step for step in draft.steps if step.id not in draft.lookups.values())
-    if has_branches(draft.goal) and not any(step.if_ for step in own) and " if " not in str(value):
-        return  # the goal wants it in one case only, and the plan has no cases
+    if has_branches(draft.goal) and " if " not in str(value) and not _hangs_on_condition(draft, value):
+        return  # the goal wants it in one case only, and the plan knows no cases
     if speaks_of_adding(draft.goal) and targets[0].found == "file":
         return  # what the file holds would be lost
     path, text = (p.name for p in writer.parameters)
@@ -439,12 +418,24 @@ def _write_what_was_asked(draft: _Draft) -> None:
     draft.add(write)
 
 
+def _hangs_on_condition(draft: _Draft, value: Json) -> bool:
+    """Whether there is no such value where some condition of the plan is false."""
+    needed = names(value) - may_miss(value)
+    for step in reversed(draft.steps):
+        if step.id in needed:
+            if step.if_ is not None:
+                return True
+            inputs: Json = [dict(step.args), step.let, step.for_each]
+            needed |= names(inputs) - may_miss(inputs)
+    return False
+
+
 def _outcome(draft: _Draft) -> Json:
     """What the plan is for: its answer if that reads a step, else the last value that was computed."""
     if names(draft.answer):
         return draft.answer
-    computed = (step.id for step in reversed(draft.steps) if not draft.has_effect(step))
-    last = next(computed, None)
+    computed = {step.id for step in draft.steps if not draft.has_effect(step)}
+    last = next((id_ for id_ in reversed(draft.order) if id_ in computed), None)
     return None if last is None else f"${last}"
 
 
@@ -453,11 +444,11 @@ def _answer_with_something(draft: _Draft) -> None:
 
     So was one with a number that the goal does not have: a planner has not seen any data to take it from.
     """
-    if not draft.steps or draft.answer is None or names(draft.answer):
+    if not draft.order or draft.answer is None or names(draft.answer):
         return
     is_made_up = not _numbers(draft.goal) >= _numbers(str(draft.answer))
     value = _outcome(draft)
-    if value is None or (draft.has_effect(draft.steps[-1]) and not is_made_up):
+    if value is None or (value != f"${draft.order[-1]}" and not is_made_up):
         return
     draft.note("R-113", f"the answer is `{value}`")
     draft.answer = value
@@ -469,8 +460,8 @@ def _numbers(text: str) -> set[str]:
 
 def _drop_unused(draft: _Draft, needed: set[StepId]) -> None:
     """A step that only looks, is read by nobody and uses nothing that the goal names, is left out."""
-    if draft.answer is None and draft.steps:
-        needed = needed | {draft.steps[-1].id}
+    if draft.answer is None:
+        needed = needed | set(draft.order[-1:])
     for step in reversed(list(draft.steps)):
         if step.id in needed or draft.has_effect(step) or _is_read(draft, step.id):
             continue

@@ -30,6 +30,8 @@ Rendering: TypeAlias = Literal["grammar", "strict", "plain"]
 MAX_WIRE_STEPS = 9
 """A brake for small models, which otherwise repeat steps until the answer is cut off."""
 MAX_TEXT = 240
+MAX_HEIGHT = 100
+"""How deep an answer may be nested; events of more than about 190 levels could not be read back."""
 _REFERENCE = r"\$(?:s[0-9]+|item)(?:\.[a-z_]+|\[[0-9]+\])*"
 _WITH_REFERENCE = r"[A-Za-z0-9_./-]{0,30}\$\{(?:s[0-9]+|item)[^\"{}\\]{0,40}\}[A-Za-z0-9_.-]{0,20}"
 
@@ -117,7 +119,8 @@ def parse(text: str, catalogue: Mapping[str, Callee]) -> Plan | tuple[Problem, .
         answer = _kept(_object_in(text.strip()))
     except (ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-        return (Problem(code="P-101", message=f"the answer is not JSON ({reason}): `{text.strip()[:60]}`"),)
+        shown = text.strip()[:60].encode(errors="replace").decode()
+        return (Problem(code="P-101", message=f"the answer is not JSON ({reason}): `{shown}`"),)
     raw_steps = answer.get("steps") if isinstance(answer, dict) else None
     if not isinstance(answer, dict) or not isinstance(raw_steps, list):
         return (Problem(code="P-102", message='the answer must be an object {"steps": [...], "answer": ...}'),)
@@ -192,9 +195,16 @@ def _json_or_text(value: str) -> Json:
 
 
 def _kept(value: Json) -> Json:
-    """The value, if JSON can hold it. Raises `ValueError` for `NaN` and for half of a character."""
+    """The value, if the journal can hold it. Raises `ValueError` for `NaN`, half of a character, or a deep nest."""
     json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    if _height(value) > MAX_HEIGHT:
+        raise ValueError(f"nested deeper than {MAX_HEIGHT}")
     return value
+
+
+def _height(value: Json) -> int:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_height, inside), default=0)
 
 
 def _object_in(text: str) -> Json:
