@@ -369,6 +369,7 @@ def test_without_any_pip_the_error_says_how_to_get_one(
 ) -> None:
     broken = tmp_path / "pip"
     broken.mkdir()
+    (broken / "__init__.py").touch()  # else a pip that is installed would go before it
     (broken / "__main__.py").write_text("raise SystemExit(1)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))

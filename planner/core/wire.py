@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, assert_never
 
 from pydantic import ValidationError
 
@@ -59,6 +59,8 @@ def schema(rendering: Rendering, callees: Sequence[Callee], found: Iterable[Name
             answer = {"type": "string"}
         case "plain":
             return None
+        case _:
+            assert_never(rendering)
     steps: dict[str, Json] = {"type": "array", "items": step}
     if rendering == "grammar":
         steps |= {"minItems": 1, "maxItems": MAX_WIRE_STEPS}
@@ -210,13 +212,12 @@ def _height(value: Json) -> int:
 def _object_in(text: str) -> Json:
     """The first object in a text that has steps, be it in a Markdown fence or amid talk. Raises `ValueError`."""
     decoder = json.JSONDecoder()
-    starts = [match.start() for match in re.finditer(r"\{", text)] or [0]
-    for start in starts:
+    for match in re.finditer(r"\{", text):
         with suppress(ValueError, RecursionError):
-            found: dict[str, Json] = decoder.raw_decode(text, start)[0]
+            found: dict[str, Json] = decoder.raw_decode(text, match.start())[0]
             if "steps" in found:
                 return found
-    first: Json = decoder.raw_decode(text, starts[0])[0]
+    first: Json = decoder.raw_decode(text, max(0, text.find("{")))[0]
     return first
 
 
