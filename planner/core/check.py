@@ -215,10 +215,9 @@ def _argument(step: Step, callee: Callee, parameter: Parameter, known: dict[Step
             step=step.id,
         )
     elif kinds.fit(parameter.type, given, callee) in {"no", "each"}:
+        wanted = f"`{parameter.name}` must be a {parameter.type}"
         yield Problem(
-            code="P-117",
-            message=f"step `{step.id}`: `{parameter.name}` must be a {parameter.type}, but `{value}` is a {given}",
-            step=step.id,
+            code="P-117", message=f"step `{step.id}`: {wanted}, but `{value!s:.80}` is a {given}", step=step.id
         )
 
 
@@ -240,7 +239,10 @@ def _answer(plan: Plan, known: dict[StepId, str]) -> Iterator[Problem]:
         yield Problem(code="P-109", message=f"the answer: {text}")
     for name in sorted(names(plan.answer)):
         if name not in known:
-            yield Problem(code="P-104", message=f"the answer reads `{name}`, but there is no such step")
+            steps = tuple(f"${id_}" for id_ in known if id_ != "inputs")
+            yield Problem(
+                code="P-104", message=f"the answer reads `{name}`, but there is no such step", choices=steps
+            )
 
 
 def _coverage(plan: Plan, terms: Terms) -> Iterator[Problem]:
