@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from planner.core.catalog import Callee, Catalogue, Declaration, Parameter
+from planner.core.expr import may_miss
 from planner.core.goal import Named
 from planner.core.labels import Json
 from planner.core.plan import Plan, Step
@@ -360,6 +361,8 @@ def test_a_field_that_nobody_can_know_is_looked_up_if_it_is_not_there() -> None:
         "s2 = files.write(path=b.txt, text=${s1.name ?? s1_name.name ?? s1.name})",
         "answer ${s1.name ?? s1_name.name ?? None}",
     ]
+    plan, _ = repaired(Plan(steps=(TOP, write)), CATALOGUE)
+    assert may_miss(plan.steps[-1].args["text"]) == {"s1_name"}, "nothing is written if there is no record"
 
 
 def test_a_field_may_have_any_name() -> None:
