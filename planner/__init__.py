@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from planner.assistant import Assistant, Result, run_sync
+    from planner.builder import PlanBuilder
+    from planner.cards import Approver, Card, Said
     from planner.core.events import Recorded
     from planner.core.labels import Integrity, Label, Labelled
     from planner.core.plan import Plan, Step
     from planner.core.policy import Policy, Principal, Rule
-    from planner.engine import Approver, Card
     from planner.errors import (
         JournalError,
         ModelError,
@@ -41,6 +42,7 @@ __all__ = [
     "Labelled",
     "ModelError",
     "Plan",
+    "PlanBuilder",
     "PlanError",
     "PlannerError",
     "Policy",
@@ -49,6 +51,7 @@ __all__ = [
     "Recorded",
     "Result",
     "Rule",
+    "Said",
     "ScriptedModel",
     "Step",
     "Table",
@@ -65,7 +68,8 @@ _HOMES = {
     "planner.core.labels": ("Integrity", "Label", "Labelled"),
     "planner.core.plan": ("Plan", "Step"),
     "planner.core.policy": ("Policy", "Principal", "Rule"),
-    "planner.engine": ("Approver", "Card"),
+    "planner.builder": ("PlanBuilder",),
+    "planner.cards": ("Approver", "Card", "Said"),
     "planner.errors": (
         "JournalError",
         "ModelError",

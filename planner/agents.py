@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import GenericAlias
 from typing import Any, Literal
@@ -20,11 +20,12 @@ from planner.core import finders, wire
 from planner.core.catalog import Callee, Declaration, Parameter
 from planner.core.check import Problem
 from planner.core.commands import AskPlanner
+from planner.core.decide import PLAN_TOKENS
 from planner.core.events import PlanProposed, Usage
 from planner.core.goal import Named
 from planner.core.labels import Json
 from planner.core.plan import Step
-from planner.core.state import Run
+from planner.core.run import Run
 from planner.errors import ErrorClass, ModelError, ToolError
 from planner.llm.faults import CUT_OFF, REFUSED, Cause
 from planner.llm.model import AnswerError, Ask, Completion, Message, Model
@@ -32,6 +33,9 @@ from planner.prompts import Prompt
 
 STABLE_CALLEES = 40
 """Callees that a local model's prompt lists whole: about 1,000 tokens, 15 s to read once on two cores."""
+
+WRITTEN, EXTRACTED, CHOSEN = 700, 500, 100
+"""The most tokens that each agent's model writes for one call."""
 
 _QUARANTINED = Declaration(effect="pure", resource=(), out="typed", on_doubt="idempotent")
 
@@ -47,7 +51,7 @@ AGENTS: Mapping[str, Callee] = {
                 Parameter(name="text", required=False, default="", description="the text to work on"),
             ),
             result="text",
-            declaration=_QUARANTINED.model_copy(update={"out": "untrusted", "effect": "read"}),
+            declaration=_QUARANTINED.model_copy(update={"out": "untrusted", "effect": "read", "max_tokens": WRITTEN}),
             keywords=("draft", "explain", "shorten", "email", "describe", "compare"),
         ),
         Callee(
@@ -60,7 +64,7 @@ AGENTS: Mapping[str, Callee] = {
                 Parameter(name="task", required=False, default="", is_offered=False),
             ),
             result="record",
-            declaration=_QUARANTINED.model_copy(update={"effect": "read"}),
+            declaration=_QUARANTINED.model_copy(update={"effect": "read", "max_tokens": EXTRACTED}),
             keywords=("extract", "json", "parse", "details"),
         ),
         Callee(
@@ -73,7 +77,7 @@ AGENTS: Mapping[str, Callee] = {
                 Parameter(name="inputs", type="text", description="the text to judge"),
             ),
             result="text",
-            declaration=_QUARANTINED.model_copy(update={"effect": "read"}),
+            declaration=_QUARANTINED.model_copy(update={"effect": "read", "max_tokens": CHOSEN}),
             keywords=(
                 "classify",
                 "decide",
@@ -125,10 +129,20 @@ def planner_view(run: Run, ask: AskPlanner) -> dict[str, str]:
         "callees": wire.describe(_shown(run, ask)),
         "goal": run.started.goal,
         "found": "\n".join(_existence(item) for item in run.started.named if item.found is not None),
-        "done": "; ".join(_done(step) for step in _finished(run)) if run.failures or unmet else "",
+        "done": "; ".join(_done(step) for step in _finished(run)) if run.revision > 1 else "",
         "failures": "; ".join(dict.fromkeys([*failures, *(f"not met: {text}" for text in unmet)])),
+        "corrections": "\n".join(_corrections(run)),
         "problems": "\n".join(f"- {problem.message}" for problem in ask.problems),
     }
+
+
+def _corrections(run: Run) -> Iterator[str]:
+    """What the principal said since, and which inputs are other ones now."""
+    for correction in run.corrections:
+        if correction.text:
+            yield correction.text
+        for name, value in correction.inputs.items():
+            yield f"{name} is now {json.dumps(value, ensure_ascii=False)}"
 
 
 def _shown(run: Run, ask: AskPlanner) -> list[Callee]:
@@ -137,9 +151,9 @@ def _shown(run: Run, ask: AskPlanner) -> list[Callee]:
     Under a grammar, which offers the retrieved ones alone, a small catalogue is listed whole: then the prompt begins
     with the same text for every goal, and a local server has it in its cache.
     """
-    everything = run.started.setup.callees
+    everything = [callee for callee in run.started.setup.callees if run.started.setup.offers(callee)]
     if run.started.setup.rendering == "grammar" and len(everything) <= STABLE_CALLEES:
-        return list(everything)
+        return everything
     return [callee for callee in everything if callee.name in ask.callees]
 
 
@@ -166,7 +180,7 @@ async def propose(run: Run, ask: AskPlanner, model: Model, prompt: Prompt) -> tu
             role="planner",
             messages=_messages(prompt, **planner_view(run, ask)),
             answer_schema=wire.schema(run.started.setup.rendering, offered, run.started.named),
-            max_tokens=1024,
+            max_tokens=PLAN_TOKENS,
             temperature=ask.temperature,
             seed=ask.attempt,
         )
@@ -196,7 +210,7 @@ async def write(arguments: Mapping[str, Json], model: Model, prompt: Prompt) -> 
     Raises `AgentError` if it is empty, `AnswerError` if it was cut off or refused, `ModelError`.
     """
     messages = _messages(prompt, task=_plain(arguments["task"]), text=_plain(arguments.get("text", "")))
-    completion = await model.complete(Ask(role="writer", messages=messages, max_tokens=700))
+    completion = await model.complete(Ask(role="writer", messages=messages, max_tokens=WRITTEN))
     cause = _UNUSABLE.get(completion.finish)
     if cause is not None:
         what = f"model `{model.name}` {cause.says}"
@@ -232,7 +246,7 @@ async def extract(arguments: Mapping[str, Json], model: Model, prompt: Prompt) -
         inputs=inputs,
         task=_plain(arguments.get("task", "")),
     )
-    answer, completions = await model.typed(Ask(role="extractor", messages=messages, max_tokens=500), shape)
+    answer, completions = await model.typed(Ask(role="extractor", messages=messages, max_tokens=EXTRACTED), shape)
     record: dict[str, Json] = {
         name: _only(name, kind, inputs) or _verbatim(getattr(answer, f"f{i}"), inputs)
         for i, (name, kind) in enumerate(fields.items())
@@ -334,7 +348,7 @@ async def choose(arguments: Mapping[str, Json], model: Model, prompt: Prompt) ->
         options=", ".join(options),
         text=_plain(arguments["inputs"]),
     )
-    answer, completions = await model.typed(Ask(role="chooser", messages=messages, max_tokens=100), shape)
+    answer, completions = await model.typed(Ask(role="chooser", messages=messages, max_tokens=CHOSEN), shape)
     return Answered(answer.option, completions)
 
 

@@ -11,8 +11,8 @@ import asyncio
 import getpass
 import os
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,21 +20,37 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 from planner import config, prompts
-from planner.agents import AGENTS
+from planner.agents import AGENTS, ROLES
+from planner.cards import Approver
 from planner.core.catalog import Callee
-from planner.core.events import Fault, Recorded, RunFinished, RunResumed, RunStarted, RunStatus, Setup
+from planner.core.events import (
+    CancelRequested,
+    Fault,
+    PauseLifted,
+    Recorded,
+    Remainder,
+    RunFinished,
+    RunStarted,
+    RunStatus,
+)
 from planner.core.goal import Named, named
+from planner.core.intrinsics import intrinsics
 from planner.core.labels import Json, Label
+from planner.core.ledger import Budget, Rate
 from planner.core.plan import Plan
 from planner.core.policy import Policy, Principal, Rule
 from planner.core.review import criteria
-from planner.core.state import Run, fold
-from planner.engine import Approver, Engine, Outside
-from planner.errors import JournalError, UserError
-from planner.journal import Journal, Lease, SqliteJournal
+from planner.core.run import Run
+from planner.core.setup import Setup
+from planner.core.state import fold
+from planner.errors import UserError
+from planner.journal import Journal, Requestable, SqliteJournal
 from planner.llm.model import Model
 from planner.llm.pool import Consent, Pool
+from planner.outside import Outside
 from planner.prompts import Prompt
+from planner.runner import Runner
+from planner.slots import LIMIT, Slots
 from planner.telemetry import Telemetry
 from planner.tools import Toolbox
 
@@ -59,7 +75,12 @@ class Result:
     reason: str
     fault: Fault | None
     degraded: tuple[str, ...]
+    undone: tuple[str, ...]
+    """The steps that were taken back."""
+    left: tuple[Remainder, ...]
+    """What should have been taken back but could not be, and why."""
     seconds: float
+    """The time in which something was under way."""
     tokens: int
     cost_usd: float | None
 
@@ -80,6 +101,8 @@ def result_of(run: Run) -> Result:
         reason=finished.reason,
         fault=finished.fault,
         degraded=finished.degraded,
+        undone=finished.undone,
+        left=finished.left,
         seconds=run.spent.seconds,
         tokens=run.spent.tokens,
         cost_usd=None if run.spent.unpriced else run.spent.cost_usd,
@@ -92,6 +115,7 @@ DEFAULT_POLICY = config.pinned(
             Rule(id="reading", then="allow", effect="pure"),
             Rule(id="reading", then="allow", effect="read"),
             Rule(id="workspace", then="allow", effect="write", callee="files.*"),
+            Rule(id="delegating", then="allow", callee="plan.goal"),
             Rule(id="anything-else", then="ask"),
         )
     )
@@ -123,6 +147,7 @@ class Assistant:
         progress: Callable[[int, int], None] | None = None,
         is_shared: bool = False,
         environ: Mapping[str, str] | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.settings = settings or config.Config()
         self.toolbox = tools if isinstance(tools, Toolbox) else Toolbox.of(*tools)
@@ -134,9 +159,18 @@ class Assistant:
         self._approver = approver
         self._on_ask = on_ask
         self._journal: Journal | None = None
-        self._running: dict[str, Engine] = {}
+        self._clock = clock
         self._prompts: dict[str, Prompt] = {}
         self._telemetry = Telemetry.open(self.settings.telemetry, name=self.settings.assistant.name)
+        of = {name: most for name, most in self.settings.limits.concurrency.items() if name != "total"}
+        self._slots = Slots(self.settings.limits.concurrency.get("total", LIMIT), of=of)
+        self._runner = Runner(
+            lambda: self.journal,
+            self._outside,
+            started=self._nested,
+            telemetry=self._telemetry.observe if self._telemetry else None,
+            clock=clock,
+        )
         self.pool = Pool(
             self.settings.models,
             named=model,
@@ -164,7 +198,7 @@ class Assistant:
     @property
     def catalogue(self) -> dict[str, Callee]:
         """Everything a plan of this assistant may call, by name."""
-        return {**self.toolbox.catalogue, **AGENTS}
+        return {**self.toolbox.catalogue, **AGENTS, **intrinsics(self.settings.people.roles)}
 
     async def __aenter__(self) -> Self:
         return self
@@ -204,8 +238,8 @@ class Assistant:
 
         Raises `UserError` for a goal that cannot be one, `ModelError` if there is no model, `JournalError`.
         """
-        started = await self._started(goal, as_ or Principal(name=_user()), success=success, plan=plan)
-        return result_of(await self._begun(started, run_id or new_run_id(), observe))
+        started = await self._started(goal, as_ or Principal(name=user_name()), success=success, plan=plan)
+        return result_of(await self._runner.begin(started, run_id or new_run_id(), observe))
 
     async def plan(
         self,
@@ -213,26 +247,15 @@ class Assistant:
         *,
         as_: Principal | None = None,
         success: str | None = None,
+        plan: Plan | None = None,
         observe: Callable[[Recorded], None] | None = None,
     ) -> Run:
         """A run that has its accepted plan, and certificate, or has failed; nothing of the plan was done.
 
         `resume` carries the plan out. Raises what `run` raises.
         """
-        started = await self._started(goal, as_ or Principal(name=_user()), success=success, plan=None)
-        return await self._begun(started, new_run_id(), observe, until=lambda run: run.phase != "planning")
-
-    async def _begun(
-        self,
-        started: RunStarted,
-        run_id: str,
-        observe: Callable[[Recorded], None] | None,
-        *,
-        until: Callable[[Run], bool] | None = None,
-    ) -> Run:
-        lease = await self.journal.create(run_id, _owner())
-        async with self._owning(lease):
-            return await self._driven(lease, (), started, observe, until=until)
+        started = await self._started(goal, as_ or Principal(name=user_name()), success=success, plan=plan)
+        return await self._runner.begin(started, new_run_id(), observe, until=lambda run: run.phase != "planning")
 
     async def stream(self, goal: str, **options: Any) -> AsyncGenerator[Recorded, None]:  # noqa: ANN401 - those of run
         """Every event of the run as it happens; the last is `RunFinished`, unless the run waits for a person."""
@@ -249,82 +272,53 @@ class Assistant:
                 await running
 
     async def resume(self, run_id: str, *, observe: Callable[[Recorded], None] | None = None) -> Result:
-        """Go on with a run where its journal ends. A finished run gives its result again.
+        """Go on with a run where its journal ends; a pause is lifted. A finished run gives its result again.
 
         Raises `JournalError` if the run is unknown, live in another process, or its record damaged.
         """
-        run = fold(await self._history(run_id))
-        if run.finished is None:
-            lease = await self.journal.acquire(run_id, _owner())
-            async with self._owning(lease):
-                history = await self._history(run_id)  # once more: it may have grown before it was ours
-                run = fold(history)
-                if run.finished is None:
-                    run = await self._driven(lease, history, RunResumed(owner=lease.owner), observe)
-        return result_of(run)
+        if fold(await self._runner.history(run_id)).is_paused:
+            return await self.tell(run_id, PauseLifted(by=user_name()), observe=observe)
+        return result_of(await self._runner.go_on(run_id, observe))
 
-    async def _history(self, run_id: str) -> tuple[Recorded, ...]:
-        """The run's events. Raises `JournalError` if they are not those that were written."""
-        checked = await self.journal.verify(run_id)
-        if checked.problem:
-            raise JournalError("J-301", f"the record of run `{run_id}` is damaged: {checked.problem}")
-        return await self.journal.read(run_id)
+    async def tell(
+        self, run_id: str, event: Requestable, *, observe: Callable[[Recorded], None] | None = None
+    ) -> Result:
+        """Ask something of a run, whoever drives it: to stop or pause, to take an answer, a correction, an event.
 
-    async def cancel(self, run_id: str, *, by: str = "user") -> None:
-        """Ask a run of this assistant to stop; it ends as `cancelled` within seconds."""
-        engine = self._running.get(run_id)
-        if engine is not None:
-            await engine.cancel(by)
+        A run that nobody drives is gone on with here. Raises `UserError` U-432 if the run refuses it, U-433 if its
+        owner does not take it; `JournalError`.
+        """
+        return result_of(await self._runner.tell(run_id, event, observe))
 
-    @asynccontextmanager
-    async def _owning(self, lease: Lease) -> AsyncIterator[None]:
-        """Gives the run back, however the work on it ends."""
-        try:
-            yield
-        finally:
-            await self.journal.release(lease)
+    async def cancel(self, run_id: str, *, by: str | None = None) -> Result | None:
+        """Stop a run and take back what it did, as far as that can be; None while it is ending in this process."""
+        by = by or user_name()
+        if await self._runner.stop(run_id, by=by):
+            return None
+        return await self.tell(run_id, CancelRequested(by=by))
 
-    async def _driven(
-        self,
-        lease: Lease,
-        history: Sequence[Recorded],
-        event: RunStarted | RunResumed,
-        observe: Callable[[Recorded], None] | None,
-        *,
-        until: Callable[[Run], bool] | None = None,
-    ) -> Run:
-        """The run as far as an engine could take it after `history` and `event`."""
-        told = self._observers(observe)
-        if self._telemetry is not None:
-            for recorded in history:
-                self._telemetry.observe(recorded)
-        (newest,) = await self.journal.append(lease, len(history), [event], at=datetime.now(UTC))
-        told(newest)
-        run = fold([*history, newest])
-        outside = Outside(
+    async def wake(self, *, observe: Callable[[Recorded], None] | None = None) -> tuple[Result, ...]:
+        """Go on with every run that can: its process ended, its time has come, or something was asked of it."""
+        return tuple(result_of(run) for run in await self._runner.wake(observe))
+
+    def _outside(self, run: Run, observe: Callable[[Recorded], None]) -> Outside:
+        limits, tenant = self.settings.limits, run.started.principal.tenant
+        shared = {f"tenant:{tenant}": limits.tenant_day, "all": limits.day}
+        return Outside(
             journal=self.journal,
             toolbox=self.toolbox,
             model=self.pool.of,
             prompt=self._prompt,
             workspace=Path(run.started.setup.workspace),
+            nested=self._runner,
             approver=self._approver,
+            approver_name=run.started.principal.name if self._approver else "approver",
             secrets={k: v.get_secret_value() for k, v in self.settings.secrets.values(self._environ).items()},
-            observe=told,
+            accounts={name: budget for name, budget in shared.items() if budget != Budget()},
+            slots=self._slots,
+            observe=observe,
+            clock=self._clock,
         )
-        engine = self._running[run.id] = Engine(outside, lease, run)
-        try:
-            return await engine.drive(until)
-        finally:
-            del self._running[run.id]
-
-    def _observers(self, observe: Callable[[Recorded], None] | None) -> Callable[[Recorded], None]:
-        observers = [o for o in (observe, self._telemetry.observe if self._telemetry else None) if o]
-
-        def told(recorded: Recorded) -> None:
-            for observer in observers:
-                observer(recorded)
-
-        return told
 
     def _prompt(self, name: str) -> Prompt:
         if name not in self._prompts:
@@ -336,6 +330,7 @@ class Assistant:
     ) -> RunStarted:
         """The run's first event, which pins everything the run depends on."""
         text = _goal(goal)
+        limits = self.settings.limits
         planner = await self.pool.of("planner") if plan is None else None
         found = tuple(_looked_up(item, self.workspace) for item in named(text))
         wanted = criteria(text, found, success)
@@ -344,8 +339,12 @@ class Assistant:
             callees=tuple(self.catalogue.values()),
             always=self.settings.tools.always,
             policy=self.policy,
-            budget=self.settings.limits.budget(),
-            max_replans=self.settings.limits.replans,
+            budget=limits.budget(),
+            agents=limits.agents,
+            rates=await self._rates() if limits.is_priced else {},
+            shortage=limits.short,
+            max_same_calls=limits.same_call,
+            max_replans=limits.replans,
             model=planner.name if planner else "",
             rendering=planner.profile.rendering if planner else "plain",
             can_judge=is_judged and (await self.pool.of("validator")).profile.can_judge,
@@ -355,6 +354,16 @@ class Assistant:
             workspace=str(self.workspace),
         )
         return RunStarted(goal=text, principal=principal, setup=setup, named=found, criteria=wanted, plan=plan)
+
+    async def _nested(self, goal: str) -> RunStarted:
+        """The first event of a run that is a step of another one, as far as it is this assistant's."""
+        return await self._started(goal, Principal(), success=None, plan=None)
+
+    async def _rates(self) -> Mapping[str, Rate]:
+        """What each role's model costs, by the name under which it is called."""
+        roles = {"planner": "planner", "validator": "validator", **{name: role for name, (role, _) in ROLES.items()}}
+        rates = await self.pool.rates(dict.fromkeys(roles.values()))
+        return {name: rates[role] for name, role in roles.items()}
 
 
 def run_sync(work: Coroutine[Any, Any, T]) -> T:
@@ -418,11 +427,8 @@ def _entry(folder: Path, name: str) -> str | None:
     return same[0] if len(same) == 1 else None
 
 
-def _user() -> str:
+def user_name() -> str:
+    """Who this process runs for."""
     with suppress(OSError, KeyError):
         return getpass.getuser()
     return "user"
-
-
-def _owner() -> str:
-    return f"{_user()}:{os.getpid()}"

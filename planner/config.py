@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import platformdirs
-from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from planner.core.catalog import Effect
 from planner.core.labels import Frozen
 from planner.core.ledger import Budget
 from planner.core.policy import Policy
+from planner.core.setup import Shortage
 from planner.errors import UserError
 
 FILE = "planner.toml"
@@ -37,6 +38,17 @@ Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Key: TypeAlias = tuple[str | int, ...]
 """Where a setting stands: table names, keys and indexes."""
+
+
+def _chained(said: object) -> object:
+    """A name alone is a chain of one."""
+    if isinstance(said, str | list | tuple):
+        return (said,) if isinstance(said, str) else tuple(said)
+    raise PydanticCustomError("chain", "Input should be a name or a list of names")
+
+
+Chain = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_chained)]
+"""Names of models: the next is asked when one is unavailable."""
 
 
 class Identity(Frozen):
@@ -66,14 +78,16 @@ class Ability(Frozen):
 class Models(Frozen):
     """Which model does what, what it costs and what it can do: `[models]`."""
 
-    default: str | None = None
-    roles: Mapping[str, str] = Field(default_factory=dict)
-    """A model per role, such as `planner` or `writer`, instead of the default."""
+    default: Chain = ()
+    roles: Mapping[str, Chain] = Field(default_factory=dict)
+    """Models per role, such as `planner` or `writer`, instead of the default."""
+    cheaper: str | None = Field(default=None, min_length=1)
+    """The model that plays agents once a run's budget is short."""
     prices: Mapping[str, Price] = Field(default_factory=dict)
     profiles: Mapping[str, Ability] = Field(default_factory=dict)
 
-    def of(self, role: str) -> str | None:
-        """The model named for the role, else the default; None leaves the choice to the runtime."""
+    def of(self, role: str) -> tuple[str, ...]:
+        """The models named for the role, else the default ones; none leaves the choice to the runtime."""
         return self.roles.get(role, self.default)
 
 
@@ -92,18 +106,55 @@ class Tools(Frozen):
         return any(fnmatchcase(name, pattern) for pattern in self.builtin)
 
 
-class Limits(Frozen):
-    """What one run may use at most: `[limits]`; None is unlimited."""
+class Allowance(Frozen):
+    """Limits as a file may set them; None is unlimited."""
 
     cost_usd: Usd | None = None
     tokens: int | None = Field(default=None, gt=0)
-    calls: int | None = Field(default=Budget().calls, gt=0)
+    calls: int | None = Field(default=None, gt=0)
     seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+
+def _allowed(said: object) -> object:
+    """What is said, if a file may say it."""
+    return said if isinstance(said, Budget) else Budget(**Allowance.model_validate(said, strict=True).model_dump())
+
+
+Account = Annotated[Budget, BeforeValidator(_allowed)]
+
+
+class Limits(Allowance):
+    """What one run may use at most, what several may use together, and how many calls at once: `[limits]`."""
+
+    calls: int | None = Field(default=500, gt=0)
+    """By default more than plans for people make, so that only a run that goes astray meets it."""
     replans: int = Field(default=2, ge=0)
+    same_call: int = Field(default=10, ge=1)
+    """How often a run may make one call with the same arguments in different steps."""
+    agents: Mapping[str, Account] = Field(default_factory=dict)
+    """What a run's calls of one agent, such as `agent.writer`, may use together."""
+    tenant_day: Account = Budget()
+    day: Account = Budget()
+    """What all runs, or all of one tenant, may use together in one day, by UTC."""
+    short: Shortage | None = None
+    """What a run does without when its budget is nearly used; None: it goes on and ends at the limit."""
+    concurrency: Mapping[str, Annotated[int, Field(gt=0)]] = Field(default_factory=dict)
+    """How many calls of each callee that a shell pattern names are made at once, and of all: `total`."""
+
+    @property
+    def is_priced(self) -> bool:
+        """Whether money is limited anywhere, so that prices must be known before a call."""
+        return any(b.cost_usd is not None for b in (self.budget(), self.tenant_day, self.day, *self.agents.values()))
 
     def budget(self) -> Budget:
-        """The part that the ledger keeps."""
-        return Budget.model_validate(self.model_dump(exclude={"replans"}))
+        """The part that the ledger keeps for each run."""
+        return Budget.model_validate(self.model_dump(include=set(Budget.model_fields)))
+
+
+class People(Frozen):
+    """Whom a plan may ask: `[people]`."""
+
+    roles: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], ...] = ("user",)
 
 
 class Export(Frozen):
@@ -140,6 +191,7 @@ class Config(Frozen):
     tools: Tools = Tools()
     policy: Annotated[Policy, AfterValidator(pinned)] = Field(default=Policy(), validate_default=True)
     limits: Limits = Limits()
+    people: People = People()
     telemetry: Export = Export()
     secrets: Secrets = Secrets()
 
@@ -166,7 +218,7 @@ def load(folder: Path, environ: Mapping[str, str]) -> Config:
     except ValidationError as error:
         problems = [(problem["loc"], _explained(problem)) for problem in error.errors(include_url=False)]
         raise _refused(path, text, problems) from None
-    if problems := list(_policy_problems(config.policy, table)):
+    if problems := [*_policy_problems(config.policy, table), *_limit_problems(config.limits)]:
         raise _refused(path, text, problems)
     return _with_environment(config, environ)
 
@@ -208,6 +260,16 @@ def _policy_problems(policy: Policy, table: Mapping[str, Any]) -> Iterator[tuple
         if not any(fnmatchcase(effect, rule.effect) for effect in get_args(Effect)):
             text = f"`{rule.effect}` of rule `{rule.id}` matches no effect"
             yield ("policy", "rules", index, "effect"), text + _choices(rule.effect, get_args(Effect))
+
+
+def _limit_problems(limits: Limits) -> Iterator[tuple[Key, str]]:
+    """A limit of what can be no callee limits nothing."""
+    for name in limits.agents:
+        if not name.startswith("agent."):
+            yield ("limits", "agents", name), f"`{name}` is no agent; did you mean `agent.{name}`?"
+    for pattern in limits.concurrency:
+        if pattern != "total" and not set(pattern) & set(".*?["):
+            yield ("limits", "concurrency", pattern), f"`{pattern}` matches no callee; did you mean `{pattern}.*`?"
 
 
 # ---- saying what is wrong ----------------------------------------------------------------------------------
@@ -255,7 +317,7 @@ def _settings(key: Key) -> list[str]:
     for part in key:
         is_model = isinstance(kind, type) and issubclass(kind, BaseModel)
         kind = kind.model_fields[part].annotation if is_model else _inside(kind)
-    return sorted(kind.model_fields)
+    return sorted(next(part for part in (kind, *get_args(kind)) if hasattr(part, "model_fields")).model_fields)
 
 
 def _inside(kind: Any) -> Any:  # noqa: ANN401 - an annotation may be anything

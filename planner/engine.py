@@ -4,6 +4,7 @@ Rules of the file:
 - An event is appended before it counts: the state changes only through `_append`.
 - A call's `StepStarted` is committed before the call is made, so a crash never hides that it may have happened.
 - A call starts, and a person's answer counts, only while the run still wants it: the state may have moved on.
+- Others never write to a run: they ask, and what they asked for is appended here, or refused.
 - Model exchanges are kept whole, as blobs; events carry their ids.
 """
 
@@ -12,15 +13,16 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from functools import partial
 from operator import is_
-from pathlib import Path
-from typing import Literal, TypeAlias, assert_never
+from typing import assert_never
 
 from planner import agents
+from planner.accounts import NoRoomError, held
+from planner.cards import answered, card_of, fitted
+from planner.core import order
 from planner.core.catalog import Callee
 from planner.core.commands import (
     AskHuman,
@@ -33,7 +35,7 @@ from planner.core.commands import (
     ScheduleRetry,
     StartTimer,
 )
-from planner.core.decide import decide
+from planner.core.decide import decide, planning_amount
 from planner.core.events import (
     BlobId,
     CancelRequested,
@@ -41,7 +43,6 @@ from planner.core.events import (
     Event,
     Fault,
     HumanAnswered,
-    MapResolved,
     PlannerFailed,
     Recorded,
     RetryScheduled,
@@ -50,69 +51,34 @@ from planner.core.events import (
     ReviewPassed,
     StepFailed,
     StepInDoubt,
+    StepParked,
     StepProbed,
-    StepResolved,
-    StepSkipped,
-    StepStarted,
     StepSucceeded,
     TimerFired,
     Usage,
 )
 from planner.core.labels import Json, Labelled
-from planner.core.plan import StepPath, split_path
+from planner.core.plan import StepPath, own_path, role_of
 from planner.core.policy import attest
-from planner.core.state import Run, evolve
+from planner.core.run import Run
+from planner.core.state import callee_at, evolve
 from planner.core.values import View, answer
-from planner.errors import ModelError, PlannerError, ToolError
-from planner.journal import Journal, Lease
-from planner.llm.model import Completion, Model
-from planner.prompts import Prompt
-from planner.tools import Toolbox, ToolContext, ToolInDoubt
+from planner.errors import JournalError, ModelError, PlanError, ToolError
+from planner.journal import Lease, Request
+from planner.llm.model import Completion
+from planner.outcomes import child_id, ended, fault_of, is_up, is_vital, started, words
+from planner.outside import Outside
+from planner.slots import CircuitOpenError
+from planner.tools import ToolContext, ToolInDoubt
 
-GRACE_S = 5.0
-"""How long calls under way may go on after a run was cancelled."""
 RENEW_S = 10.0
 """How often the lease is renewed: a third of its life."""
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """A question to a person about one call, with everything needed to answer it."""
-
-    run_id: str
-    path: StepPath
-    question: Literal["approve", "happened"]
-    reason: str
-    callee: Callee
-    arguments: Labelled
-
-
-Answer: TypeAlias = Literal["yes", "no"] | None
-Approver: TypeAlias = Callable[[Card], Awaitable[Answer]]
-"""Answers a card; None leaves it open, and the run waits."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outside:
-    """Everything beyond the core that an engine needs."""
-
-    journal: Journal
-    toolbox: Toolbox
-    model: Callable[[str], Awaitable[Model]]
-    """The model of a role; starting a local one may take seconds."""
-    prompt: Callable[[str], Prompt]
-    workspace: Path
-    approver: Approver | None = None
-    approver_name: str = "approver"
-    secrets: Mapping[str, str] = field(default_factory=dict)
-    observe: Callable[[Recorded], None] | None = None
-    """Is told each event once it counts. What it raises stops the run, which can be resumed."""
-    grace_s: float = GRACE_S
-    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+ILLEGAL = frozenset({"J-203", "J-204"})
+"""What a request is refused for: the run is not in a state where that could happen."""
 
 
 class Engine:
-    """Drives one run under its lease until it finishes or waits for a person."""
+    """Drives one run under its lease until it finishes, or can only wait: for a person, an event or a time."""
 
     def __init__(self, outside: Outside, lease: Lease, run: Run) -> None:
         self._outside = outside
@@ -123,6 +89,8 @@ class Engine:
         self._tasks: dict[Command, asyncio.Task[None]] = {}
         self._parked: set[Command] = set()
         """Questions that nobody here can answer."""
+        self._has_post = True
+        """Whether a request may be there."""
         self._stops_at: float | None = None
         """When calls under way are stopped, by the loop's clock; None: never."""
 
@@ -131,12 +99,16 @@ class Engine:
 
         Raises `JournalError` if the lease is lost.
         """
-        renewing = asyncio.create_task(self._renew())
-        renewing.add_done_callback(lambda _: self._changed.set())
+        beside = [asyncio.create_task(self._renew()), asyncio.create_task(self._listen())]
+        for task in beside:
+            task.add_done_callback(lambda _: self._changed.set())
         try:
-            while self._run.finished is None and not (until is not None and until(self._run)):
+            while not (until is not None and until(self._run)):
                 self._changed.clear()
-                self._collect(renewing)
+                self._collect(beside)
+                await self._take_requests()
+                if self._run.finished is not None:
+                    break
                 seen = self._run
                 commands = decide(seen)
                 events = [command.event for command in commands if isinstance(command, Record)]
@@ -144,18 +116,53 @@ class Engine:
                     await self._append(*events, provided=partial(is_, seen))
                     continue
                 self._start(commands)
-                if not self._tasks:
+                if not any(map(self._is_busy, self._tasks)) and not self._has_post:
                     break
                 await self._wait()
             return self._run
         finally:
-            await self._stop(renewing, *self._tasks.values())
+            await self._stop(*beside, *self._tasks.values())
             async with self._turn:  # an append under way goes on to its end
                 pass
 
     async def cancel(self, by: str) -> None:
         """Ask the run to stop; calls under way get some seconds, then count as in doubt."""
         await self._append(CancelRequested(by=by), provided=_may_be_cancelled)
+
+    # requests of others
+
+    async def _listen(self) -> None:
+        while True:
+            await self._outside.journal.wait_for_requests(self._run.id)
+            self._has_post = True
+            self._changed.set()
+            await asyncio.sleep(0.05)  # they are taken by then, or the loop is busy appending
+
+    async def _take_requests(self) -> None:
+        """What others asked for becomes events of the run, or is refused with the reason."""
+        if not self._has_post:
+            return
+        self._has_post = False
+        for request in await self._outside.journal.requests(self._run.id):
+            try:
+                await self._append(self._fitted(request), request=request.id)
+            except (JournalError, PlanError) as error:
+                if isinstance(error, JournalError) and error.code not in ILLEGAL:
+                    raise
+                await self._outside.journal.refuse(self._lease, request.id, error.message)
+
+    def _fitted(self, request: Request) -> Event:
+        """The event; an answer as the question wants it. Raises `PlanError` if it is none."""
+        event = request.event
+        return fitted(card_of(self._run, event.path), event) if isinstance(event, HumanAnswered) else event
+
+    # the loop
+
+    def _is_busy(self, command: Command) -> bool:
+        """Whether it is worth staying for; a time that is far off is not."""
+        if not isinstance(command, StartTimer):
+            return True
+        return (command.due - self._outside.clock()).total_seconds() <= self._outside.patience_s
 
     def _start(self, commands: Sequence[Command]) -> None:
         """Perform what is not being performed; a question that is no longer open is taken back."""
@@ -173,21 +180,33 @@ class Engine:
         """Until something changed, or what a cancelled run has under way has had its time."""
         if self._run.is_cancelled and self._stops_at is None:
             self._stops_at = asyncio.get_running_loop().time() + self._outside.grace_s
+            await self._cancel_nested()
+        has_begun = any(isinstance(c, Call) and role_of(c.path) == "call" for c in self._tasks)
         try:
-            async with asyncio.timeout_at(self._stops_at):
+            async with asyncio.timeout_at(self._stops_at if has_begun else None):
                 await self._changed.wait()
         except TimeoutError:
-            await self._stop(*self._tasks.values())
+            await self._stop(*(t for c, t in self._tasks.items() if not self._is_nested(c)))
 
-    def _collect(self, renewing: asyncio.Task[None]) -> None:
+    def _is_nested(self, command: Command) -> bool:
+        return isinstance(command, Call) and self._callee(command.path).kind == "plan"
+
+    async def _cancel_nested(self) -> None:
+        """A nested run under way is asked to stop as well, and takes back itself what it did."""
+        for command in self._tasks:
+            if isinstance(command, Call) and self._is_nested(command) and self._outside.nested is not None:
+                await self._outside.nested.cancel(child_id(self._run, command), by=self._run.id)
+
+    def _collect(self, beside: Sequence[asyncio.Task[None]]) -> None:
         """Forget the tasks that ended. A failure of the machinery itself is raised here."""
         for command, task in list(self._tasks.items()):
             if task.done():
                 del self._tasks[command]
                 if not task.cancelled():
                     task.result()
-        if renewing.done():
-            renewing.result()
+        for task in beside:
+            if task.done():
+                task.result()
 
     async def _stop(self, *tasks: asyncio.Task[None]) -> None:
         for task in tasks:
@@ -199,14 +218,18 @@ class Engine:
             await asyncio.sleep(RENEW_S)
             await self._outside.journal.renew(self._lease)
 
-    async def _append(self, *events: Event, provided: Callable[[Run], bool] | None = None) -> bool:
+    async def _append(
+        self, *events: Event, provided: Callable[[Run], bool] | None = None, request: int | None = None
+    ) -> bool:
         """Append and evolve; False if the state moved on and `provided` no longer holds, so nothing was appended.
 
         A task that is cancelled here leaves the append to end by itself: the state never lags behind the journal.
         """
-        return await asyncio.shield(self._appended(events, provided))
+        return await asyncio.shield(self._appended(events, provided, request))
 
-    async def _appended(self, events: Sequence[Event], provided: Callable[[Run], bool] | None) -> bool:
+    async def _appended(
+        self, events: Sequence[Event], provided: Callable[[Run], bool] | None, request: int | None
+    ) -> bool:
         async with self._turn:
             if provided is not None and not provided(self._run):
                 return False
@@ -214,9 +237,11 @@ class Engine:
             trial = self._run
             for event in events:  # an illegal event is refused here, before it can reach the journal
                 trial = evolve(trial, Recorded(seq=0, run_id=trial.id, run_seq=trial.run_seq + 1, at=at, event=event))
-            durable = any(self._is_vital(event) for event in events)
+            durable = any(is_vital(self._run, event) for event in events)
             journal, before = self._outside.journal, self._run.run_seq
-            recorded = await journal.append(self._lease, before, events, at=at, durable=durable)
+            recorded = await journal.append(
+                self._lease, before, events, at=at, durable=durable, status=trial.status, request=request
+            )
             for one in recorded:
                 self._run = evolve(self._run, one)
             self._changed.set()
@@ -225,25 +250,17 @@ class Engine:
                     self._outside.observe(one)
         return True
 
-    def _is_vital(self, event: Event) -> bool:
-        """Whether losing the event in a power cut could repeat or lose an effect; those of reads could not."""
-        match event:
-            case StepResolved() | MapResolved() | StepSkipped():
-                return False
-            case StepStarted() | StepSucceeded() | StepFailed():
-                callee = self._callee(event.path)
-                return callee is not None and not callee.is_reading
-            case _:
-                return True
-
-    def _callee(self, path: StepPath) -> Callee | None:
-        plan = self._run.plan
-        step = plan.step(split_path(path)[0]) if plan else None
-        callees = self._run.started.setup.callees
-        return next((c for c in callees if step is not None and c.name == step.use), None)
+    def _callee(self, path: StepPath) -> Callee:
+        return self._run.started.setup.catalogue[callee_at(self._run, path)]
 
     async def _perform(self, command: Command) -> None:
         """Every effect of the runtime starts here."""
+        try:
+            await self._done(command)
+        except NoRoomError as error:
+            await self._append(error.event, provided=_is_unfinished)
+
+    async def _done(self, command: Command) -> None:
         match command:
             case AskPlanner():
                 await self._ask_planner(command)
@@ -272,17 +289,19 @@ class Engine:
 
     async def _ask_planner(self, command: AskPlanner) -> None:
         try:
-            model = await self._outside.model("planner")
-            prompt = self._outside.prompt("planner")
-            proposed, completion = await agents.propose(self._run, command, model, prompt)
-            (usage,) = await self._kept((completion,))
-            await self._append(proposed.model_copy(update={"usage": usage}))
+            async with held(self._outside, self._lease, "planner", planning_amount(self._run)) as spent:
+                model = await self._outside.model("planner")
+                prompt = self._outside.prompt("planner")
+                proposed, completion = await agents.propose(self._run, command, model, prompt)
+                (usage,) = await self._kept((completion,))
+                spent.append(usage)
+                await self._append(proposed.model_copy(update={"usage": usage}), provided=_wanting(command))
         except ModelError as error:
-            used = await self._kept(agents.tried(error))
+            usages = await self._kept(agents.tried(error))
             failed = PlannerFailed(
-                revision=command.revision, attempt=command.attempt, fault=_fault(error), usage=used
+                revision=command.revision, attempt=command.attempt, fault=fault_of(error), usage=usages
             )
-            await self._append(failed)
+            await self._append(failed, provided=_wanting(command))
 
     async def _ask_validator(self, command: AskValidator) -> None:
         assert self._run.plan is not None
@@ -321,62 +340,104 @@ class Engine:
     # calls
 
     async def _call(self, command: Call) -> None:
-        started = StepStarted(path=command.path, attempt=command.attempt, key=command.key)
-        if not await self._append(started, provided=_wanting(command)):
+        callee = self._callee(command.path)
+        async with held(self._outside, self._lease, command.path, command.held) as spent:
+            if callee.kind == "plan":  # what it calls takes places of its own
+                await self._made(command, callee, spent)
+                return
+            try:
+                async with self._outside.slots.place(
+                    run_id=self._run.id,
+                    callee=callee.name,
+                    keys=order.keys(callee, self._arguments(command.path)),
+                    is_effect=not callee.is_reading,
+                    limit=callee.declaration.concurrency,
+                    priority=command.priority,
+                ):
+                    await self._made(command, callee, spent)
+            except CircuitOpenError as error:
+                failed = StepFailed(path=command.path, fault=fault_of(error), attempt=command.attempt)
+                await self._append(started(command), failed, provided=_wanting(command))
+
+    async def _made(self, command: Call, callee: Callee, spent: list[Usage]) -> None:
+        """The call itself, from its intent to its outcome."""
+        if not await self._append(started(command), provided=_wanting(command)):
             return
         try:
-            outcome = await self._outcome(command)
+            outcome = await self._outcome(command, callee)
         except asyncio.CancelledError:
             await self._append(StepInDoubt(path=command.path, reason="stopped while under way"))
             raise
+        self._outside.slots.report(callee.name, ok=is_up(outcome))
+        if isinstance(outcome, StepSucceeded | StepFailed):
+            spent.extend(outcome.usage)
         await self._append(outcome)
 
-    async def _outcome(self, command: Call) -> StepSucceeded | StepFailed | StepInDoubt:
+    async def _outcome(self, command: Call, callee: Callee) -> StepSucceeded | StepFailed | StepInDoubt | StepParked:
         path = command.path
-        callee = self._callee(path)
-        assert callee is not None
         given = self._run.step(path).arguments or Labelled(value={})
-        arguments = given.value if isinstance(given.value, dict) else {}
         began = self._outside.clock()
         try:
-            answered = await self._answer(callee, arguments, path, command.key)
+            if callee.kind == "plan":
+                return await self._nested(command)
+            completed = await self._answer(command, callee, self._arguments(path))
         except ToolInDoubt as error:
-            return StepInDoubt(path=path, reason=_words(error))
+            return StepInDoubt(path=path, reason=words(error))
         except (ToolError, ModelError) as error:
             usage = await self._kept(agents.tried(error))
             seconds = (self._outside.clock() - began).total_seconds()
-            return StepFailed(path=path, fault=_fault(error), attempt=command.attempt, usage=usage, seconds=seconds)
-        usage = await self._kept(answered.completions)
+            return StepFailed(path=path, fault=fault_of(error), attempt=command.attempt, usage=usage, seconds=seconds)
+        usage = await self._kept(completed.completions)
         seconds = (self._outside.clock() - began).total_seconds()
-        value = attest(callee, given, answered.value)
+        value = attest(callee, given, completed.value)
         return StepSucceeded(path=path, value=value, usage=usage, seconds=seconds)
 
-    async def _answer(
-        self, callee: Callee, arguments: Mapping[str, Json], path: StepPath, key: str
-    ) -> agents.Answered:
-        if callee.kind == "agent":
-            role, play = agents.ROLES[callee.name]
-            return await play(arguments, await self._outside.model(role), self._outside.prompt(role))
-        limit_s = callee.declaration.timeout_s
+    async def _answer(self, command: Call, callee: Callee, arguments: Mapping[str, Json]) -> agents.Answered:
+        """What the call gives, in its time. Raises `ToolError`, `ToolInDoubt` or `ModelError`."""
+        context = self._context(command.path, command.key)
         try:
-            async with asyncio.timeout(limit_s):
-                value = await self._outside.toolbox.call(callee.name, arguments, self._context(path, key))
+            async with asyncio.timeout(command.timeout_s):
+                if role_of(command.path) == "undo":
+                    await self._outside.toolbox.undo(callee.name, arguments, context)
+                    return agents.Answered(None)
+                if callee.kind == "agent":
+                    role, play = agents.ROLES[callee.name]
+                    model = await self._outside.model(role, cheaper=command.is_cheaper)
+                    return await play(arguments, model, self._outside.prompt(role))
+                return agents.Answered(await self._outside.toolbox.call(callee.name, arguments, context))
         except TimeoutError as error:
-            late = f"`{callee.name}` did not end within {limit_s} s"
+            late = f"`{callee.name}` did not end within {command.timeout_s} s"
             if callee.is_reading:
                 raise ToolError("T-298", late, error_class="unavailable") from error
             raise ToolInDoubt("T-298", late) from error
-        return agents.Answered(value)
+
+    async def _nested(self, command: Call) -> StepSucceeded | StepFailed | StepParked:
+        """What became of the run that the step is."""
+        nested, path = self._outside.nested, command.path
+        if nested is None:
+            fault = Fault(code="T-208", error_class="invalid", message="this engine runs no nested goals")
+            return StepFailed(path=path, fault=fault, attempt=command.attempt)
+        if role_of(path) == "undo":
+            child = await nested.undo(child_id(self._run, command), by=self._run.id)
+        else:
+            given = self._arguments(path)
+            allow = given.get("allow")
+            names = tuple(map(str, allow)) if isinstance(allow, list) else ("*",)
+            child = await nested.run(self._run, command, goal=str(given["goal"]), allow=names)
+        return ended(child, command)
 
     async def _probe(self, command: Probe) -> bool | None:
-        state = self._run.step(command.path)
-        given = state.arguments.value if state.arguments is not None else {}
-        arguments = given if isinstance(given, dict) else {}
+        """Whether the call happened; of one that takes back, whether the effect is gone."""
         try:
-            context = self._context(command.path, state.key)
-            return await self._outside.toolbox.probe(command.callee, arguments, context)
+            context = self._context(command.path, self._run.step(own_path(command.path)).key)
+            told = await self._outside.toolbox.probe(command.callee, self._arguments(command.path), context)
         except ToolError:
             return None
+        return told if told is None or role_of(command.path) != "undo" else not told
+
+    def _arguments(self, path: StepPath) -> Mapping[str, Json]:
+        given = self._run.step(path).arguments
+        return given.value if given is not None and isinstance(given.value, dict) else {}
 
     def _context(self, path: StepPath, key: str) -> ToolContext:
         """What a tool may use; `keep` and `kept` are called from the tool's own thread."""
@@ -404,25 +465,14 @@ class Engine:
     # people
 
     async def _ask_human(self, command: AskHuman) -> None:
-        state, revision = self._run.step(command.path), self._run.revision
-        callee = self._callee(command.path)
-        assert callee is not None
-        assert state.question is not None
-        card = Card(
-            run_id=self._run.id,
-            path=command.path,
-            question=state.question,
-            reason=state.reason,
-            callee=callee,
-            arguments=state.arguments or Labelled(value={}),
-        )
+        card = card_of(self._run, command.path)
         decided = await self._outside.approver(card) if self._outside.approver else None
         if decided is None:
             self._parked.add(command)
-        else:
-            answered = HumanAnswered(path=command.path, answer=decided, by=self._outside.approver_name)
-            is_wanted = _wanting(command)  # and by this plan: the next one may ask about another call of that path
-            await self._append(answered, provided=lambda run: run.revision == revision and is_wanted(run))
+            return
+        event = fitted(card, answered(card, decided, by=self._outside.approver_name))
+        is_wanted = _wanting(command)  # and it is this question: the next plan may ask another one at that path
+        await self._append(event, provided=lambda run: run.step(card.path).asked == card.asked and is_wanted(run))
 
 
 def _wanting(command: Command) -> Callable[[Run], bool]:
@@ -434,10 +484,5 @@ def _may_be_cancelled(run: Run) -> bool:
     return run.finished is None and not run.is_cancelled
 
 
-def _fault(error: PlannerError) -> Fault:
-    return Fault(code=error.code, error_class=error.error_class, message=_words(error.message), choices=error.choices)
-
-
-def _words(said: object) -> str:
-    """What an error says, as text that the journal can hold: the name of a file may be no valid Unicode."""
-    return str(said).encode(errors="replace").decode()
+def _is_unfinished(run: Run) -> bool:
+    return run.finished is None

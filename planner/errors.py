@@ -28,7 +28,10 @@ ErrorClass = Literal[
 
 
 class PlannerError(Exception):
-    """Carries a stable `code`, an `error_class`, what to do next (`hint`), and valid `choices` if there are any."""
+    """Carries a stable `code`, an `error_class`, what to do next (`hint`), and valid `choices` if there are any.
+
+    `retry_after_s` is how long the other side asked to be left alone, if it said so.
+    """
 
     default_class: ClassVar[ErrorClass] = "failed"
 
@@ -40,6 +43,7 @@ class PlannerError(Exception):
         hint: str = "",
         error_class: ErrorClass | None = None,
         choices: tuple[str, ...] = (),
+        retry_after_s: float | None = None,
     ) -> None:
         if type(self) is PlannerError:
             raise TypeError("raise one of the subclasses: the class names whose fault it is")
@@ -48,6 +52,7 @@ class PlannerError(Exception):
         self.message = message
         self.hint = hint
         self.choices = choices
+        self.retry_after_s = retry_after_s
         self.error_class: ErrorClass = error_class or self.default_class
 
     def __str__(self) -> str:

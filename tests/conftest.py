@@ -9,12 +9,14 @@ import pytest
 
 from planner.core.catalog import Callee, Declaration, Parameter
 from planner.core.check import Certificate
-from planner.core.events import Event, PlanAccepted, PlanProposed, Recorded, RunStarted, Setup
+from planner.core.events import Event, PlanAccepted, PlanProposed, Recorded, RunStarted
 from planner.core.labels import Integrity
 from planner.core.ledger import Budget
 from planner.core.plan import Plan, Step
 from planner.core.policy import Policy, Principal, Rule
-from planner.core.state import Run, fold
+from planner.core.run import Run
+from planner.core.setup import Setup
+from planner.core.state import fold
 
 BEGAN = datetime(2026, 3, 1, tzinfo=UTC)
 ALLOW = Policy(rules=(Rule(id="all", then="allow"),), version="v1")

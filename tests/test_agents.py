@@ -29,7 +29,7 @@ from planner.core.goal import Named
 from planner.core.labels import UNTRUSTED, Integrity, Json, Labelled
 from planner.core.plan import Step
 from planner.core.policy import Verdict, attest
-from planner.core.state import Run
+from planner.core.run import Run
 from planner.errors import ModelError, PlannerError, ToolError
 from planner.llm.model import Ask, Completion, Profile, ScriptedModel
 from planner.prompts import load
@@ -302,6 +302,7 @@ def test_a_planner_is_told_what_happened_in_the_plans_own_words_and_never_what_a
     assert view == {
         "callees": "files.read(path) -> any: Read\ntext.upper(text) -> any: Upper case",
         "goal": "Shout a.txt",
+        "corrections": "",
         "found": "a.txt is a file.\nb.txt does not exist yet.",
         "done": 's1 = files.read({"path": "a.txt"})',
         "failures": "step s2 (text.upper): conflict",

@@ -224,7 +224,9 @@ def test_a_plan_can_be_looked_at_before_it_is_carried_out(files: Path) -> None:
         run = await assistant.plan("Write a to a.txt")
         assert run.phase == "executing"
         assert run.certificate
-        assert run.certificate.effects == ("s1: write files.write(path=a.txt)",)
+        assert [(one.step, one.callee, one.control) for one in run.certificate.effects] == [
+            ("s1", "files.write", {"path": "a.txt"})
+        ]
         assert not (files / "a.txt").exists()
         return await assistant.resume(run.id)
 
@@ -350,7 +352,8 @@ def test_a_cancelled_run_ends_as_cancelled_and_its_journal_can_be_read(files: Pa
         async for recorded in stream:
             if recorded.event.type == "RunStarted":
                 await assistant.cancel(recorded.run_id)
-                await assistant.cancel("unknown")
+                with pytest.raises(JournalError, match="J-102"):
+                    await assistant.cancel("unknown")
         return await assistant.resume(recorded.run_id)
 
     assert after(opened(files, policy=ALLOW), work).status == "cancelled"
@@ -420,7 +423,7 @@ def test_two_assistants_of_one_process_share_nothing_but_the_state_they_both_nam
 
 
 def test_roles_may_have_models_of_their_own_and_each_choice_has_a_reason() -> None:
-    settings = Models(default="openai/a", roles={"writer": "groq/b"}, profiles={"openai/a": Ability(can_judge=False)})
+    settings = Models(default=("openai/a",), roles={"writer": ("groq/b",)}, profiles={"openai/a": Ability(can_judge=False)})
 
     async def work() -> None:
         pool = Pool(settings, environ={})

@@ -28,7 +28,7 @@ from planner import (
 from planner.assistant import DEFAULT_POLICY, Result
 from planner.config import Config, Limits, reference
 from planner.core.events import PlanAbandoned, StepResolved, StepSucceeded, Usage
-from planner.engine import Answer
+from planner.cards import Answer
 from planner.llm.model import AnswerError, Ask, Completion, Profile
 from planner.tools import Toolbox
 

@@ -23,7 +23,7 @@ from planner.cli.options import GROUPS, OPTIONS, VERBS, parse
 from planner.core.catalog import Callee
 from planner.core.events import RunStatus
 from planner.core.labels import BOUNDED, UNTRUSTED, Json, Label, Labelled
-from planner.engine import Card
+from planner.cards import Card
 from planner.errors import JournalError, ModelError, PlanError, PlannerError, PolicyError, ToolError, UserError
 
 HEAVY = {"chromadb", "instructor", "litellm", "openai", "opentelemetry", "pydantic", "rich"}

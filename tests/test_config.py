@@ -14,6 +14,7 @@ from planner import config
 from planner.config import Config, Models, Price, find_assistant, load
 from planner.core.ledger import Budget
 from planner.core.policy import Policy, Rule
+from planner.core.setup import Shortage
 from planner.errors import UserError
 
 FULL = """\
@@ -23,7 +24,8 @@ version = "2"
 
 [models]
 default = "openai/gpt-5-mini"
-roles = { writer = "local" }
+roles = { writer = "local", extractor = ["groq/a", "local"] }
+cheaper = "openai/gpt-5-nano"
 
 [models.prices."openai/gpt-5-mini"]
 input_usd = 0.25
@@ -56,6 +58,20 @@ tokens = 20000
 calls = 50
 seconds = 90.5
 replans = 0
+same_call = 3
+tenant_day = { cost_usd = 20 }
+day = { cost_usd = 100.5, calls = 9000 }
+short = { at = 0.7, cheaper = true, items = 5, partial = true }
+
+[limits.agents."agent.writer"]
+tokens = 4000
+
+[limits.concurrency]
+"web.*" = 4
+total = 32
+
+[people]
+roles = ["user", "finance"]
 
 [telemetry]
 endpoint = "http://127.0.0.1:4318"
@@ -84,7 +100,9 @@ def refusal(folder: Path, text: str) -> UserError:
 def test_every_setting_is_read(tmp_path: Path) -> None:
     read = load(write(tmp_path, FULL), {})
     assert read.assistant.name == "desk"
-    assert (read.models.of("planner"), read.models.of("writer")) == ("openai/gpt-5-mini", "local")
+    roles = [read.models.of(role) for role in ("planner", "writer", "extractor")]
+    assert roles == [("openai/gpt-5-mini",), ("local",), ("groq/a", "local")]
+    assert read.models.cheaper == "openai/gpt-5-nano"
     assert read.models.prices["openai/gpt-5-mini"] == Price(input_usd=0.25, output_usd=2, cached_usd=0.025)
     assert read.models.profiles["local"].rendering == "grammar"
     assert read.tools.takes("files.write")
@@ -92,7 +110,12 @@ def test_every_setting_is_read(tmp_path: Path) -> None:
     assert [rule.id for rule in read.policy.rules] == ["reading", "money"]
     assert read.policy.rules[0].roles == {"clerk", "user"}
     assert read.limits.budget() == Budget(cost_usd=1, tokens=20000, calls=50, seconds=90.5)
-    assert read.limits.replans == 0
+    assert (read.limits.replans, read.limits.same_call) == (0, 3)
+    assert read.limits.agents == {"agent.writer": Budget(tokens=4000)}
+    assert (read.limits.tenant_day, read.limits.day) == (Budget(cost_usd=20), Budget(cost_usd=100.5, calls=9000))
+    assert read.limits.short == Shortage(at=0.7, cheaper=True, items=5, partial=True)
+    assert read.limits.concurrency == {"web.*": 4, "total": 32}
+    assert read.people.roles == ("user", "finance")
     assert read.telemetry.content
 
 
@@ -100,8 +123,10 @@ def test_an_empty_file_gives_the_defaults_which_allow_nothing(tmp_path: Path) ->
     read = load(write(tmp_path, ""), {})
     assert read == Config()
     assert read.policy.rules == ()
-    assert read.models.of("planner") is None
-    assert read.limits.budget() == Budget()
+    assert (read.models.of("planner"), read.models.cheaper) == ((), None)
+    assert (read.limits.budget(), read.limits.same_call) == (Budget(calls=500), 10)
+    assert (read.limits.tenant_day, read.limits.day, read.limits.short) == (Budget(), Budget(), None)
+    assert read.people.roles == ("user",)
 
 
 def test_the_settings_cannot_be_changed(tmp_path: Path) -> None:
@@ -111,12 +136,13 @@ def test_the_settings_cannot_be_changed(tmp_path: Path) -> None:
 
 def test_the_reference_assistant_reads_alone_and_asks_before_it_is_seen_outside() -> None:
     read = load(config.reference(), {})
-    assert {(rule.effect, rule.then) for rule in read.policy.rules} == {
-        ("pure", "allow"),
-        ("read", "allow"),
-        ("write", "allow"),
-        ("fetch", "ask"),
-        ("*", "ask"),
+    assert {(rule.callee, rule.effect, rule.then) for rule in read.policy.rules} == {
+        ("*", "pure", "allow"),
+        ("*", "read", "allow"),
+        ("files.*", "write", "allow"),
+        ("plan.goal", "*", "allow"),
+        ("*", "fetch", "ask"),
+        ("*", "*", "ask"),
     }
     assert (read.limits.calls, read.limits.replans) == (200, 2)
     assert all(read.tools.takes(f"{area}.x") for area in ["files", "text", "table", "lists", "math", "dates", "web"])
@@ -148,6 +174,21 @@ def test_the_reference_assistant_reads_alone_and_asks_before_it_is_seen_outside(
             ":4: `policy.rules` has t",
         ),
         ("[[policy.rules]]\nid='a'\nthen='deny'\neffect='sending'", ":4: `sending` of rule `a` matches no"),
+        ("[models]\ndefault = 3", ":2: `models.default` is 3: it should be a name or a list of names"),
+        ('[models]\ndefault = ["a", 3]', ":2: `models.default[1]` is 3: it should be a valid string"),
+        ('[models.roles]\na = "b"\nwriter = ""', ":3: `models.roles.writer[0]` is '': string should have at"),
+        ('[models]\ncheaper = ["a"]', ":2: `models.cheaper` is ['a']: it should be a valid string"),
+        ("[limits.day]\ncalls = 3\ntokens = -1", ":3: `limits.day.tokens` is -1: it should be greater than 0"),
+        ("[limits]\n\ntenant_day = 3", ":3: `limits.tenant_day` is 3: it should be a table"),
+        ("[limits.day]\nsecs = 3", ":2: `limits.day.secs` is not a setting; did you mean `seconds`?"),
+        ("[limits.agents.'agent.a']\ntoken = 3", ":2: `limits.agents.agent.a.token` is not a setting; did you"),
+        ("[limits.agents]\nwriter = {calls = 3}", ":2: `writer` is no agent; did you mean `agent.writer`?"),
+        ("[limits.short]\nat = 2", ":2: `limits.short.at` is 2: it should be less than or equal to 1"),
+        ("[limits.short]\nitms = 2", ":2: `limits.short.itms` is not a setting; did you mean `items`?"),
+        ("[limits.concurrency]\ntotal = 9\nweb = 4", ":3: `web` matches no callee; did you mean `web.*`?"),
+        ("[limits.concurrency]\n'web.*' = 0", ":2: `limits.concurrency.web.*` is 0: it should be greater than 0"),
+        ("[limits.concurrency]\nweb.fetch = 4", ":2: `limits.concurrency.web` is {'fetch': 4}: it should be"),
+        ("[people]\nroles = ['Head of sales']", ":2: `people.roles[0]` is 'Head of sales': string should match"),
         ("[policy]\nversion = 'x'", ":2: `policy.version` is made from the rules; remove it"),
         ('[x]\ny = """\n[limits]\ncall = 1\n"""\n[limits]\ncall = 1', ":7: `limits.call` is not a setting"),
     ],
@@ -229,7 +270,13 @@ def test_a_policys_version_depends_on_its_rules_alone() -> None:
 
 
 def test_a_role_without_a_model_of_its_own_takes_the_default() -> None:
-    assert Models(default="a", roles={"writer": "b"}).of("arbiter") == "a"
+    assert Models(default=("a",), roles={"writer": ("b",)}).of("arbiter") == ("a",)
+
+
+def test_settings_may_be_written_down_and_read_again(tmp_path: Path) -> None:
+    for text in (FULL, ""):
+        read = load(write(tmp_path, text), {})
+        assert Config.model_validate_json(read.model_dump_json()) == read
 
 
 # ---- folders -----------------------------------------------------------------------------------------------

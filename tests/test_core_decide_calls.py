@@ -8,8 +8,9 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from planner.core.attempts import TRIES
 from planner.core.commands import AskHuman, Call, Command, Probe, Record, ScheduleRetry, StartTimer
-from planner.core.decide import TRIES, decide
+from planner.core.decide import decide
 from planner.core.events import (
     Event,
     Fault,
@@ -32,7 +33,7 @@ from planner.core.labels import UNTRUSTED, Json, Label, Labelled
 from planner.core.ledger import Budget
 from planner.core.plan import Step
 from planner.core.policy import Policy, Rule, Verdict
-from planner.core.state import Run
+from planner.core.run import Run
 
 Given: TypeAlias = Callable[..., Run]
 Accepted: TypeAlias = Callable[..., tuple[Event, ...]]

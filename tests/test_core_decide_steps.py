@@ -7,8 +7,9 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from planner.core.advance import ACTIVE_ITEMS
 from planner.core.commands import Record
-from planner.core.decide import ACTIVE_ITEMS, decide
+from planner.core.decide import decide
 from planner.core.events import (
     Event,
     Fault,
@@ -24,7 +25,7 @@ from planner.core.events import (
 from planner.core.labels import BOUNDED, UNTRUSTED, Json, Label, Labelled
 from planner.core.plan import Step
 from planner.core.policy import Verdict
-from planner.core.state import Run
+from planner.core.run import Run
 
 Given: TypeAlias = Callable[..., Run]
 Accepted: TypeAlias = Callable[..., tuple[Event, ...]]

@@ -36,7 +36,8 @@ from planner.core.labels import Integrity, Json, Labelled, leaves_of
 from planner.core.order import Keys, keys, must_keep_order
 from planner.core.plan import Step, item_path, split_path
 from planner.core.policy import Policy, Rule, attest
-from planner.core.state import Run, evolve, fold
+from planner.core.run import Run
+from planner.core.state import evolve, fold
 
 Pick: TypeAlias = Callable[[int], int]
 """Which of so many things happens next."""

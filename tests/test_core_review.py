@@ -21,7 +21,7 @@ from planner.core.goal import Named
 from planner.core.labels import Json, Labelled
 from planner.core.plan import Step
 from planner.core.review import Decided, criteria, review
-from planner.core.state import Run
+from planner.core.run import Run
 from planner.core.values import View
 from planner.errors import PlanError
 

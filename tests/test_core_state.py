@@ -43,8 +43,10 @@ from planner.core.events import (
 )
 from planner.core.labels import Json, Labelled
 from planner.core.ledger import Spent
+from planner.core.moves import STEP_MOVES, StepEvent
 from planner.core.plan import Plan, Step
-from planner.core.state import STEP_MOVES, Run, StepEvent, StepState, StepStatus, evolve, fold, kept_steps
+from planner.core.run import Run, StepState, StepStatus, kept_steps
+from planner.core.state import evolve, fold
 from planner.errors import JournalError
 
 Given: TypeAlias = Callable[..., Run]

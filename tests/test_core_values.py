@@ -18,7 +18,7 @@ from planner.core.events import (
 from planner.core.expr import Missing, MissingValue
 from planner.core.labels import BOUNDED, TRUSTED, UNTRUSTED, Json, Label, Labelled, gather
 from planner.core.plan import Step
-from planner.core.state import Run
+from planner.core.run import Run
 from planner.core.values import (
     View,
     answer,

@@ -17,10 +17,13 @@ import pytest
 from planner import Card, JournalError, Plan, Policy, Principal, Recorded, Rule, ToolContext, ToolError, tool
 from planner.agents import AGENTS
 from planner.config import reference
-from planner.core.events import Criterion, Event, RunResumed, RunStarted, Setup
+from planner.core.events import Event, RunResumed, RunStarted
 from planner.core.ledger import Budget
-from planner.core.state import Run, fold
-from planner.engine import Engine, Outside
+from planner.core.run import Run
+from planner.core.setup import Criterion, Setup
+from planner.core.state import fold
+from planner.engine import Engine
+from planner.outside import Outside
 from planner.errors import ModelError
 from planner.journal import Lease, SqliteJournal
 from planner.llm.model import Model, ScriptedModel
@@ -385,7 +388,7 @@ def test_an_effect_that_does_not_end_in_that_time_is_in_doubt_and_can_write_noth
             run = await driving
             assert time.monotonic() - began < PATIENCE_S / 2
             made.place.release.set()
-            await asyncio.get_running_loop().shutdown_default_executor()  # the thread has ended
+            await eventually(lambda: not any("desk.block" in thread.name for thread in threading.enumerate()))
             await engine.cancel("too late")
             assert fold(await made.journal.read("run")) == run
             return run, made.place.log

@@ -17,17 +17,19 @@ from hypothesis import strategies as st
 
 from planner.core.catalog import Callee
 from planner.core.events import (
+    CancelRequested,
     Event,
-    HumanAnswered,
-    HumanAsked,
     RunFinished,
     RunStarted,
+    RunStatus,
     StepSucceeded,
     TimerFired,
+    UndoRequested,
 )
 from planner.core.labels import Labelled
-from planner.core.ledger import Budget
+from planner.core.ledger import Amount, Budget
 from planner.core.policy import Policy, Principal
+from planner.core.setup import Parent
 from planner.errors import JournalError
 from planner.journal import Journal, Lease, SqliteJournal, sqlite
 
@@ -78,9 +80,9 @@ def refused(code: str, *words: str) -> Iterator[None]:
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
-async def written(journal: Journal, *events: Event, run_id: str = "r1") -> Lease:
+async def written(journal: Journal, *events: Event, run_id: str = "r1", status: RunStatus = "running") -> Lease:
     lease = await journal.create(run_id, "test")
-    await journal.append(lease, 0, events, at=AT)
+    await journal.append(lease, 0, events, at=AT, status=status)
     return lease
 
 
@@ -147,6 +149,12 @@ def test_an_unknown_run_is_named_by_every_operation(opener: Callable[[], Journal
             journal.acquire("nope", "test"),
             journal.renew(lease),
             journal.append(lease, 0, [fired(1)], at=AT),
+            journal.post("nope", CancelRequested(by="ann"), at=AT),
+            journal.requests("nope"),
+            journal.refuse(lease, 1, "no"),
+            journal.wait_for_requests("nope"),
+            journal.reserve(lease, "s1", Amount(), {}, at=AT),
+            journal.settle(lease, "s1", Amount()),
             journal.read("nope"),
             anext(aiter(journal.subscribe("nope"))),
             journal.put_blob("nope", b""),
@@ -266,7 +274,7 @@ def test_a_subscriber_gets_the_past_then_the_present_and_stops_when_the_run_does
         events = aiter(journal.subscribe("r1", after=1))
         seen = [await anext(events), await anext(events)]
         await journal.append(lease, 3, [fired(3)], at=AT)
-        await journal.append(lease, 4, [RunFinished(status="completed")], at=AT)
+        await journal.append(lease, 4, [RunFinished(status="completed")], at=AT, status="completed")
         async with asyncio.timeout(5):
             seen += [recorded async for recorded in events]
         assert tuple(seen) == await journal.read("r1", after=1)
@@ -307,26 +315,108 @@ def test_a_blob_is_kept_once_per_run_and_has_another_id_in_another(opener: Calla
 
 
 def test_runs_are_listed_newest_first_with_what_became_of_them(opener: Callable[[], Journal]) -> None:
-    asked = [HumanAsked(path=f"s{n}", question="approve", reason="it sends") for n in (1, 2)]
-    answered = [HumanAnswered(path=f"s{n}", answer="yes", by="ann") for n in (1, 2)]
     later = AT + timedelta(hours=1)
 
     async def test(journal: Journal) -> None:
         await journal.create("empty", "test")
         await written(journal, started("the first"), run_id="a")
-        waiting = await written(journal, started("the second"), asked[0], fired(3), asked[1], run_id="b")
-        done = await written(journal, started("the third"), RunFinished(status="unverified"), run_id="c")
+        waiting = await written(journal, started("the second"), fired(1), run_id="b", status="waiting")
+        done = await written(
+            journal, started("the third"), RunFinished(status="unverified"), run_id="c", status="unverified"
+        )
         await journal.release(done)
         third, second, first = await journal.runs()
         assert (third.goal, third.status, third.is_live) == ("the third", "unverified", False)
         assert (first.goal, first.status, first.is_live, first.events) == ("the first", "running", True, 1)
-        assert second.status == "waiting"
-        await journal.append(waiting, 4, answered[:1], at=later)
-        assert (await journal.runs())[1].status == "waiting"
-        await journal.append(waiting, 5, answered[1:], at=later)
+        assert (second.status, second.parent, second.due_at, second.requests) == ("waiting", None, None, 0)
+        await journal.append(waiting, 2, [fired(2)], at=later, status="paused")
+        assert (await journal.runs())[1].status == "paused"
+        await journal.append(waiting, 3, [fired(3)], at=later)
         second = (await journal.runs(limit=2))[1]
         assert (second.status, second.started_at, second.updated_at) == ("running", AT, later)
         assert len(await journal.runs(limit=2)) == 2
+
+    check(opener, test)
+
+
+def test_the_list_of_runs_goes_on_before_a_run_that_was_shown(opener: Callable[[], Journal]) -> None:
+    async def test(journal: Journal) -> None:
+        for n in range(5):
+            await written(journal, started(), run_id=f"r{n}")
+        shown = await journal.runs(limit=2)
+        older = await journal.runs(limit=2, before=shown[-1].run_id)
+        assert [run.run_id for run in (*shown, *older)] == ["r4", "r3", "r2", "r1"]
+        assert await journal.runs(before="r0") == ()
+        with refused("J-102", "`nope`"):
+            await journal.runs(before="nope")
+
+    check(opener, test)
+
+
+def test_goal_and_parent_are_those_of_the_last_start_wherever_it_stands(opener: Callable[[], Journal]) -> None:
+    child = started("count the letters").model_copy(update={"parent": Parent(run_id="above", path="s3")})
+
+    async def test(journal: Journal) -> None:
+        await written(journal, fired(1), child, fired(2))
+        (run,) = await journal.runs()
+        assert (run.goal, run.parent, run.events) == ("count the letters", "above", 3)
+
+    check(opener, test)
+
+
+def test_a_run_that_has_ended_can_be_opened_again(opener: Callable[[], Journal]) -> None:
+    async def test(journal: Journal) -> None:
+        lease = await written(journal, started(), RunFinished(status="failed"), status="failed")
+        await journal.append(lease, 2, [UndoRequested(by="ann")], at=AT)
+        assert (await journal.runs())[0].status == "running"
+        await journal.append(lease, 3, [fired(1), RunFinished(status="failed")], at=AT, status="failed")
+        assert [r.run_seq async for r in journal.subscribe("r1")] == [1, 2, 3, 4, 5]
+
+    check(opener, test)
+
+
+def test_runs_that_nobody_owns_and_that_can_go_on_are_pending_oldest_first(opener: Callable[[], Journal]) -> None:
+    soon = AT + timedelta(minutes=5)
+    statuses: dict[str, RunStatus] = {
+        "left": "running",
+        "paused": "paused",
+        "for a time": "waiting",
+        "for somebody": "waiting",
+        "done": "completed",
+        "owned": "running",
+    }
+
+    async def test(journal: Journal) -> None:
+        leases = {
+            run_id: await written(journal, started(), run_id=run_id, status=status)
+            for run_id, status in statuses.items()
+        }
+        await journal.create("empty", "test")
+        for run_id in set(statuses) - {"owned"}:
+            await journal.release(leases[run_id], due_at=soon if run_id in {"for a time", "paused"} else None)
+
+        async def pending(now: datetime) -> list[str]:
+            return [run.run_id for run in await journal.pending(now)]
+
+        assert await pending(AT) == ["left"]
+        assert await pending(soon) == ["left", "for a time"]
+        assert {run.run_id: run.due_at for run in await journal.pending(soon)} == {"left": None, "for a time": soon}
+        for run_id in ("done", "paused", "for somebody", "owned"):
+            await journal.post(run_id, CancelRequested(by="ann"), at=AT)
+        assert await pending(AT) == ["left", "paused", "for somebody", "done"]
+        await journal.acquire("left", "next")
+        assert await pending(AT) == ["paused", "for somebody", "done"]
+
+    check(opener, test)
+
+
+def test_when_the_next_timer_is_due_holds_until_the_run_is_given_back_again(opener: Callable[[], Journal]) -> None:
+    async def test(journal: Journal) -> None:
+        await journal.release(await written(journal, started(), status="waiting"), due_at=AT)
+        lease = await journal.acquire("r1", "next")
+        assert (await journal.runs())[0].due_at == AT
+        await journal.release(lease)
+        assert (await journal.runs())[0].due_at is None
 
     check(opener, test)
 

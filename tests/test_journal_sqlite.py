@@ -281,8 +281,10 @@ async def main(path, run_id, count):
     journal = SqliteJournal.open(Path(path))
     lease = await journal.create(run_id, "the child")
     for n in range(int(count)):
-        event = RunFinished(status="completed") if n == int(count) - 1 else TimerFired(path=f"s{n}")
-        await journal.append(lease, n, [event], at=datetime.now(UTC))
+        is_last = n == int(count) - 1
+        event = RunFinished(status="completed") if is_last else TimerFired(path=f"s{n}")
+        status = "completed" if is_last else "running"
+        await journal.append(lease, n, [event], at=datetime.now(UTC), status=status)
         print(n + 1, flush=True)
     await journal.close()
 

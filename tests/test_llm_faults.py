@@ -75,8 +75,14 @@ def test_a_wish_to_wait_is_read_as_number_or_date(wish: str, least: float, most:
     assert least <= error.retry_after_s <= most
 
 
-def test_a_wish_to_wait_that_cannot_be_read_is_none() -> None:
-    error = fault(refused(429, {"retry-after": "soon"}), ASK, name="m", secrets=())
+@pytest.mark.parametrize("wish", ["1e9", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_a_wish_to_wait_counts_for_a_day_at_most(wish: str) -> None:
+    assert fault(refused(429, {"retry-after": wish}), ASK, name="m", secrets=()).retry_after_s == 86_400
+
+
+@pytest.mark.parametrize("wish", ["soon", "", "nan", "inf", "Fri, 31 Dec 99999 23:59:59 GMT"])
+def test_a_wish_to_wait_that_cannot_be_read_is_none(wish: str) -> None:
+    error = fault(refused(429, {"retry-after": wish}), ASK, name="m", secrets=())
     assert isinstance(error, UnavailableError)
     assert error.retry_after_s is None
 

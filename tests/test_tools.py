@@ -163,6 +163,26 @@ def test_importing_the_module_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == ""
 
 
+def test_a_tool_declares_how_many_of_its_calls_are_made_at_once_and_what_each_costs() -> None:
+    @tool(effect="fetch", resource=(), concurrency=4, cost_usd=0.01)
+    def look_up(word: str) -> str:
+        """Look a word up."""
+        return word
+
+    declared = Toolbox.of(look_up).catalogue["test_tools.look_up"].declaration
+    assert (declared.concurrency, declared.cost_usd) == (4, 0.01)
+
+
+def test_a_declaration_of_a_value_that_cannot_be_is_refused_with_that_value() -> None:
+    @tool(effect="fetch", resource=(), concurrency=0)
+    def look_up(word: str) -> str:
+        """Look a word up."""
+        return word
+
+    with pytest.raises(UserError, match=r"T-108.*`concurrency` is `0`.*greater than or equal to 1"):
+        Toolbox.of(look_up)
+
+
 # calling
 
 
@@ -234,23 +254,25 @@ def test_functions_run_in_a_thread_and_coroutines_in_the_loop() -> None:
     assert (call(threaded), call(awaited)) == (False, True)
 
 
-def test_calls_run_beside_each_other() -> None:
-    meeting = threading.Barrier(3, timeout=5)
+def test_more_calls_run_beside_each_other_than_any_pool_has_threads() -> None:
+    meeting = threading.Barrier(50, timeout=10)
 
     @tool(effect="pure")
     def meet() -> int:
         """Wait for the others."""
         return meeting.wait()
 
-    async def three() -> list[Json]:
+    async def all_of_them() -> list[Json]:
         box = Toolbox.of(meet)
-        return await asyncio.gather(*(box.call("test_tools.meet", {}, context()) for _ in range(3)))
+        return await asyncio.gather(*(box.call("test_tools.meet", {}, context()) for _ in range(50)))
 
-    assert {*map(str, asyncio.run(three()))} == {"0", "1", "2"}
+    assert {*map(str, asyncio.run(all_of_them()))} == {str(index) for index in range(50)}
 
 
-@pytest.mark.parametrize("error", [RuntimeError("boom"), StopIteration(), KeyError("x"), TimeoutError()])
-def test_an_unexpected_exception_is_a_failure_where_nothing_can_have_changed(error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error", [RuntimeError("boom"), StopIteration(), KeyError("x"), TimeoutError(), SystemExit(3)]
+)
+def test_an_unexpected_exception_is_a_failure_where_nothing_can_have_changed(error: BaseException) -> None:
     @tool(effect="read")
     def look() -> str:
         """Look."""

@@ -5,12 +5,16 @@ import gzip
 import importlib
 import time
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
 
 from planner.errors import ToolError
 from planner.tools import Toolbox, ToolContext
@@ -216,6 +220,40 @@ def test_redirects_are_followed_five_times_at_most() -> None:
 def test_an_error_of_the_server_has_a_class(status: int, error_class: str) -> None:
     error = refused(answering(status=status))
     assert (error.code, error.error_class) == ("T-505", error_class)
+
+
+@pytest.mark.parametrize(
+    ("status", "wish", "rest_s"),
+    [
+        (429, "120", 120),
+        (503, "0", 0),
+        (503, "999999", 86_400),
+        (429, "Wed, 21 Oct 2015 07:28:00 GMT", 0),
+        (429, "Fri, 31 Dec 9999 23:59:59 GMT", 86_400),
+        (429, "-5", None),
+        (429, "soon", None),
+        (503, "9" * 5_000, None),
+        (503, "Mon, 99999999999999999999 Jan 2020 00:00:00 GMT", None),
+        (500, "120", None),
+        (404, "120", None),
+    ],
+)
+def test_a_busy_server_may_say_when_to_come_back_within_a_day(status: int, wish: str, rest_s: float | None) -> None:
+    assert refused(answering(status=status, headers={"Retry-After": wish})).retry_after_s == rest_s
+
+
+def test_a_busy_server_may_say_so_by_a_date_or_not_at_all() -> None:
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
+    rest_s = refused(answering(status=503, headers={"Retry-After": date})).retry_after_s
+    assert rest_s is not None
+    assert 60 < rest_s <= 90
+    assert refused(answering(status=503)).retry_after_s is None
+
+
+@given(st.text(alphabet='0123456789 ,:+-()"GMTMonJanUTC', max_size=40) | st.text())
+def test_whatever_a_server_says_is_a_time_within_a_day_or_nothing(wish: str) -> None:
+    rest_s = HTTP.rest_s(wish, datetime(2026, 3, 1, tzinfo=UTC))
+    assert rest_s is None or 0 <= rest_s <= 86_400
 
 
 def test_a_page_too_large_is_refused_also_when_it_is_compressed() -> None:

@@ -13,6 +13,8 @@ import re
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import TypeAlias
 
@@ -27,6 +29,10 @@ MAX_REDIRECTS = 5
 TIMEOUT_S = 20
 PORTS = frozenset({80, 443})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
+BUSY = frozenset({429, 503})
+"""With these a server may say when to come back: RFC 6585 section 4, RFC 9110 section 10.2.3."""
+LONGEST_REST_S = 86_400.0
+"""A day; who asks for more is not believed, for a server must not be able to stop a run for good."""
 
 Address: TypeAlias = IPv4Address | IPv6Address
 Lookup: TypeAlias = Callable[[str, int], Awaitable[list[Address]]]
@@ -115,11 +121,24 @@ async def _one(url: URL, allowed: Allowed, lookup: Lookup) -> Page | URL:
         if response.status >= 400:
             error_class = _CLASSES.get(response.status, "unavailable" if response.status >= 500 else "failed")
             what = f"`{url}` answered {response.status} {response.reason}"
-            raise ToolError("T-505", what, error_class=error_class)
+            wish = response.headers.get("Retry-After", "") if response.status in BUSY else ""
+            raise ToolError("T-505", what, error_class=error_class, retry_after_s=rest_s(wish, datetime.now(UTC)))
         if not _READABLE.fullmatch(response.content_type):
             what = f"`{url}` is {response.content_type}, not text"
             raise ToolError("T-506", what, error_class="invalid", hint="Choose a page of text.")
         return Page(str(url), response.content_type, _text(await _content(response), response))
+
+
+def rest_s(wish: str, now: datetime) -> float | None:
+    """The seconds for which a server asks to be left alone, in its own words: a number, or a date; at most a day."""
+    if re.fullmatch(r"[0-9]{1,12}", wish):
+        return min(float(wish), LONGEST_REST_S)
+    try:
+        date = parsedate_to_datetime(wish)
+    except (ValueError, OverflowError):
+        return None
+    date = date if date.tzinfo else date.replace(tzinfo=UTC)
+    return min(max(0.0, (date - now).total_seconds()), LONGEST_REST_S)
 
 
 async def _checked(url: URL, allowed: Allowed, lookup: Lookup) -> list[Address]:

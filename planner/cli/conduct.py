@@ -13,13 +13,14 @@ from typing import Any, Literal, TypeAlias
 
 from planner import config
 from planner.assistant import Assistant
+from planner.cards import Approver
 from planner.cli import consent, terminal
 from planner.cli.display import Display, JsonLines, Lines
 from planner.cli.exits import EXITS
 from planner.cli.options import Options
 from planner.core.events import Recorded
-from planner.engine import GRACE_S, Approver
 from planner.errors import UserError
+from planner.outside import GRACE_S
 
 Observer: TypeAlias = Callable[[Recorded], None]
 Work: TypeAlias = Callable[[Observer], Coroutine[Any, Any, object]]
@@ -115,7 +116,7 @@ class _Brake:
         self._assistant = assistant
         self._display = display
         self._working = working
-        self._asked: asyncio.Task[None] | None = None
+        self._asked: asyncio.Task[object] | None = None
         self.is_used = False
 
     def __enter__(self) -> _Brake:

@@ -15,13 +15,13 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from planner import config
+from planner.cards import Answer, Approver, Card
 from planner.cli import terminal
 from planner.cli.display import Display
 from planner.cli.options import Options
 from planner.cli.terminal import excerpt, line
 from planner.core.catalog import Effect
 from planner.core.labels import Integrity, Json, Label
-from planner.engine import Answer, Approver, Card
 from planner.errors import UserError
 
 SHOWN_CHARACTERS = 300

@@ -29,7 +29,7 @@ from planner.core.events import (
     StepSucceeded,
 )
 from planner.core.labels import Json
-from planner.core.state import Run
+from planner.core.run import Run
 
 
 class Display(Protocol):

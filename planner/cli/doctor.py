@@ -167,7 +167,7 @@ def _model(options: Options, settings: config.Config) -> Check:
     try:
         choice = asyncio.run(
             choose(
-                options.model or settings.models.default,
+                options.model or next(iter(settings.models.default), None),
                 environment=os.environ,
                 has_weights=lambda: weights.find(default) is not None,
             )

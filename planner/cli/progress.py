@@ -13,8 +13,8 @@ from datetime import datetime
 from typing import Literal, TypeAlias
 
 from planner.cli.terminal import duration, excerpt, line, money
+from planner.core import picture
 from planner.core.events import (
-    Criterion,
     Fault,
     PlanAbandoned,
     PlannerFailed,
@@ -28,8 +28,9 @@ from planner.core.events import (
     StepSucceeded,
 )
 from planner.core.plan import Plan, Step, StepPath, split_path
-from planner.core.state import Run, StepState, StepStatus, evolve
-from planner.core.values import item_count
+from planner.core.run import Run, StepState, StepStatus, item_count
+from planner.core.setup import Criterion
+from planner.core.state import evolve
 
 Mark: TypeAlias = Literal["pending", "running", "done", "failed", "skipped", "asked", "retrying", "doubt"]
 
@@ -37,6 +38,10 @@ MARK_OF: Mapping[StepStatus, Mark] = {
     "new": "pending",
     "resolved": "pending",
     "mapped": "pending",
+    "entered": "running",
+    "parked": "asked",
+    "waiting": "asked",
+    "fired": "pending",
     "started": "running",
     "interrupted": "doubt",
     "in_doubt": "doubt",
@@ -133,13 +138,9 @@ def _plan_row(watch: Watch, run: Run, plan: Plan) -> Row:
 
 
 def certificate(run: Run) -> Iterator[str]:
-    """What the check says of the plan: one line per effect, gate, repair and piece of advice."""
-    if run.certificate is None:
-        return
-    yield from (f"changes  {line(text, CALL_CHARACTERS)}" for text in run.certificate.effects or ("nothing",))
-    yield from (f"asks     {line(text, CALL_CHARACTERS)}" for text in run.certificate.gates)
-    yield from (f"mended   {line(repair.message, CALL_CHARACTERS)}" for repair in run.certificate.repairs)
-    yield from (f"note     {line(text, CALL_CHARACTERS)}" for text in run.certificate.advice)
+    """What the check says of the plan: one line per effect, question, flow to be wary of, and so on."""
+    if run.certificate is not None:
+        yield from (line(text, CALL_CHARACTERS + 9) for text in picture.told(run.certificate))
 
 
 def _step_row(watch: Watch, run: Run, step: Step, now: datetime) -> Row:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from planner import config
+from planner.cards import Answer, Card
 from planner.cli import consent, terminal
 from planner.cli.conduct import Observer, display_for, follow, on_ask, opened, state_dir
 from planner.cli.display import outcome, pretty
@@ -16,8 +17,7 @@ from planner.cli.terminal import excerpt, line
 from planner.core.events import Recorded
 from planner.core.labels import Json
 from planner.core.plan import split_path
-from planner.core.state import Run
-from planner.engine import Answer, Card
+from planner.core.run import Run
 from planner.errors import UserError
 from planner.journal import Journal, RunSummary, SqliteJournal
 

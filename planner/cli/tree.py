@@ -20,7 +20,7 @@ from planner.cli.display import give_plan, give_result
 from planner.cli.progress import Mark, Row, Watch, certificate, costs, count, ending, rows
 from planner.cli.terminal import duration, line
 from planner.core.events import Recorded, RunStatus
-from planner.core.state import Run
+from planner.core.run import Run
 
 FRAMES_PER_S = 5
 """Enough to look alive; drawing must not take the cores away from a local model."""

@@ -110,6 +110,12 @@ class Declaration(Frozen):
     roles: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     timeout_s: float | None = None
+    concurrency: int | None = Field(default=None, ge=1)
+    """How many calls of it one process makes at once; None: as many as there is room for."""
+    cost_usd: float | None = 0.0
+    """The price of one call besides models, whether it succeeds or not; None is unknown."""
+    max_tokens: int = 0
+    """The most tokens that a model writes for one call; 0: no model is asked."""
 
 
 class Callee(Frozen):

@@ -9,35 +9,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from planner.core import kinds
-from planner.core.catalog import Callee, Catalogue, Declaration, Parameter, item_type
-from planner.core.expr import expression_problems, names, problems
+from planner.core.catalog import Callee, Catalogue, Declaration
+from planner.core.certificate import Certificate, certify
+from planner.core.expr import names, problems
+from planner.core.forms import Problem, repeated, well_formed
 from planner.core.goal import Named
-from planner.core.labels import Frozen, Json
-from planner.core.plan import MAX_STEPS, Plan, Step, StepId, reads
+from planner.core.labels import Json
+from planner.core.ledger import Rate
+from planner.core.order import HALTS
+from planner.core.plan import MAX_STEPS, Plan, Step, StepId, every_step, reads, stand_in
 from planner.core.policy import Policy, Principal, judge
 from planner.core.repair import Repair, repaired
 from planner.core.revision import in_order, is_same_form
 
-
-class Problem(Frozen):
-    """One thing that is wrong with a plan, written so that a model can act on it."""
-
-    code: str
-    message: str
-    step: StepId | None = None
-    choices: tuple[str, ...] = ()
-
-
-class Certificate(Frozen):
-    """What a checked plan will do."""
-
-    effects: tuple[str, ...] = ()
-    gates: tuple[str, ...] = ()
-    repairs: tuple[Repair, ...] = ()
-    advice: tuple[str, ...] = ()
+__all__ = ["Certificate", "Examined", "Problem", "Terms", "examine"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +32,7 @@ class Terms:
     """What a plan is checked against; `kept` and `failed` are steps of earlier revisions that did so.
 
     `abandoned` is the last plan that did not reach the goal. `is_lenient`: what only speaks against a plan, as a
-    number of the goal that it does not use, is advice and no problem.
+    number of the goal that it does not use, is advice and no problem. `rates` are the models' prices by callee.
     """
 
     catalogue: Catalogue
@@ -56,7 +43,10 @@ class Terms:
     kept: tuple[Step, ...] = ()
     failed: tuple[Step, ...] = ()
     abandoned: tuple[Step, ...] = ()
+    done: frozenset[StepId] = frozenset()
+    """The finished steps of the last plan."""
     is_lenient: bool = False
+    rates: Mapping[str, Rate] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,25 +70,22 @@ def examine(plan: Plan, terms: Terms) -> Examined:
 def _problems(plan: Plan, terms: Terms) -> Iterator[Problem]:
     if not plan.steps and plan.answer is None:
         yield Problem(code="P-105", message="the plan has no steps and no answer")
-    if len(plan.steps) > MAX_STEPS:
-        yield Problem(code="P-103", message=f"the plan has {len(plan.steps)} steps, but {MAX_STEPS} are the most")
+    if len(plan.index) > MAX_STEPS:
+        yield Problem(code="P-103", message=f"the plan has {len(plan.index)} steps, but {MAX_STEPS} are the most")
     known: dict[StepId, str] = {"inputs": "record"}
+    yield from repeated(plan)
+    yield from well_formed(plan.steps, known, terms.catalogue)
+    for step in every_step(plan.steps):
+        yield from _allowed(step, terms)
     frozen = {step.id for step in terms.kept}
     for step in plan.steps:
-        if step.id in known:
-            yield Problem(code="P-106", message=f"two steps are called `{step.id}`", step=step.id)
-        shaped = list(_shape(step, terms.catalogue))
-        yield from shaped
-        yield from _reads(step, known)
-        if not shaped:
-            yield from _types(step, terms, known)
         if step.id not in frozen and any(is_same_form(old, step) for old in terms.failed):
             yield Problem(
                 code="P-124",
                 message=f"step `{step.id}` failed in this very form before: do it otherwise",
                 step=step.id,
             )
-        known[step.id] = kinds.step_type(step, terms.catalogue, known)
+    yield from _undone(plan, terms)
     yield from _answer(plan, known)
     yield from _coverage(plan, terms)
     yield from _unused(plan, terms)
@@ -108,130 +95,23 @@ def _problems(plan: Plan, terms: Terms) -> Iterator[Problem]:
         yield from (Problem(code="P-127", message=f"{text}: use it") for text in _advice(plan, terms))
 
 
-def _shape(step: Step, catalogue: Catalogue) -> Iterator[Problem]:
-    """A step is either a call of a known callee or a `let`."""
-    if (step.use is None) == (step.let is None):
-        yield Problem(code="P-107", message=f"step `{step.id}` needs either `use` or `let`, not both", step=step.id)
-    elif step.use is not None and step.use not in catalogue:
-        near = _near(step.use, catalogue)
-        yield Problem(
-            code="P-108",
-            message=f"step `{step.id}` uses `{step.use}`, which does not exist; use one of: {', '.join(near)}",
-            step=step.id,
-            choices=near,
-        )
+def _allowed(step: Step, terms: Terms) -> Iterator[Problem]:
+    """The gate has nothing against what the step calls, or what it falls back to."""
+    for called in {step.use or "", stand_in(step).use or ""}:
+        if called in terms.catalogue:
+            verdict = judge(terms.policy, terms.principal, terms.catalogue[called], None)
+            if verdict.then == "deny":
+                what = f"step `{step.id}` is not allowed: {verdict.reason}"
+                yield Problem(code="P-111", message=what, step=step.id)
 
 
-def _near(name: str, catalogue: Catalogue) -> tuple[str, ...]:
-    """Up to eight callees, those sharing letters-only parts with the wrong name first."""
-    parts = set(re.findall(r"[a-z]+", name.lower()))
-    ranked = sorted(catalogue, key=lambda c: -len(parts & set(re.findall(r"[a-z]+", c))))
-    return tuple(ranked[:8])
-
-
-def _reads(step: Step, known: dict[StepId, str]) -> Iterator[Problem]:
-    """Every name read stands before the step, and every template can be parsed."""
-    broken = [*problems(dict(step.args)), *problems(step.let), *problems(step.for_each)]
-    if step.if_ is not None:
-        broken += expression_problems(step.if_)
-    for text in broken:
-        yield Problem(code="P-109", message=f"step `{step.id}`: {text}", step=step.id)
-    for name in sorted(reads(step) | set(step.after)):
-        if name not in known:
-            earlier = tuple(f"${id_}" for id_ in known if id_ != "inputs")
-            valid = f"only {', '.join(earlier)} come before it" if earlier else "no step comes before it"
-            yield Problem(
-                code="P-104",
-                message=f"step `{step.id}` reads `{name}`, but {valid}",
-                step=step.id,
-                choices=earlier,
-            )
-
-
-def _types(step: Step, terms: Terms, known: dict[StepId, str]) -> Iterator[Problem]:
-    if step.use is None:
-        return
-    callee = terms.catalogue[step.use]
-    local = dict(known)
-    if step.is_map:
-        listed = kinds.value_type(step.for_each, known)
-        local[step.as_] = item_type(listed) or "any"
-        local[f"{step.as_}_i"] = "integer"
-        if listed in {"number", "integer", "boolean", "record"}:
-            yield Problem(
-                code="P-110",
-                message=f"`for_each` of step `{step.id}` needs a list, but `{step.for_each}` is a {listed}",
-                step=step.id,
-            )
-    yield from _arguments(step, callee, local)
-    verdict = judge(terms.policy, terms.principal, callee, None)
-    if verdict.then == "deny":
-        yield Problem(code="P-111", message=f"step `{step.id}` is not allowed: {verdict.reason}", step=step.id)
-
-
-def _arguments(step: Step, callee: Callee, known: dict[StepId, str]) -> Iterator[Problem]:
-    valid = tuple(p.name for p in callee.parameters)
-    for name in step.args:
-        if callee.parameter(name) is None:
-            yield Problem(
-                code="P-112",
-                message=f"step `{step.id}`: `{callee.name}` has no argument `{name}`; it has {', '.join(valid)}",
-                step=step.id,
-                choices=valid,
-            )
-    for parameter in callee.parameters:
-        if parameter.name in step.args:
-            is_left_out = step.args[parameter.name] is None and not parameter.required
-            yield from () if is_left_out else _argument(step, callee, parameter, known)
-        elif parameter.required:
-            yield Problem(
-                code="P-113",
-                message=f"step `{step.id}`: `{callee.name}` needs the argument `{parameter.name}`",
-                step=step.id,
-            )
-
-
-def _argument(step: Step, callee: Callee, parameter: Parameter, known: dict[StepId, str]) -> Iterator[Problem]:
-    value = step.args[parameter.name]
-    given = kinds.value_type(value, known)
-    is_constant = not names(value)
-    if parameter.choices and is_constant and value not in parameter.choices:
-        yield Problem(
-            code="P-114",
-            message=f"step `{step.id}`: `{parameter.name}` must be one of {', '.join(parameter.choices)}",
-            step=step.id,
-            choices=parameter.choices,
-        )
-    elif is_constant and isinstance(value, str) and not _reads_as(value, parameter.type):
-        yield Problem(
-            code="P-115",
-            message=f"step `{step.id}`: `{parameter.name}` must be a {parameter.type}, not the text `{value:.40}`",
-            step=step.id,
-        )
-    elif parameter.type == "expression" and not is_constant and isinstance(value, str) and "$" in value:
-        yield Problem(
-            code="P-116",
-            message=f"step `{step.id}`: write data into an expression as `${{...}}` in another argument or `let`",
-            step=step.id,
-        )
-    elif kinds.fit(parameter.type, given, callee) in {"no", "each"}:
-        wanted = f"`{parameter.name}` must be a {parameter.type}"
-        yield Problem(
-            code="P-117", message=f"step `{step.id}`: {wanted}, but `{value!s:.80}` is a {given}", step=step.id
-        )
-
-
-def _reads_as(text: str, type_: str) -> bool:
-    """Whether a constant text can be that type at all."""
-    match type_:
-        case "number" | "integer":
-            return bool(re.search(r"\d", text))
-        case "boolean":
-            return text.strip().lower() in {"true", "false", "yes", "no"}
-        case "path" | "folder" | "url":
-            return bool(text.strip()) and "\n" not in text
-        case _:
-            return True
+def _undone(plan: Plan, terms: Terms) -> Iterator[Problem]:
+    """Only what is finished can be taken back."""
+    done = tuple(sorted(terms.done))
+    for id_ in plan.undo:
+        if id_ not in terms.done:
+            what = f"`undo` names `{id_}`, which is no finished step; finished are: {', '.join(done) or 'none'}"
+            yield Problem(code="P-129", message=what, step=id_, choices=done)
 
 
 def _answer(plan: Plan, known: dict[StepId, str]) -> Iterator[Problem]:
@@ -337,7 +217,7 @@ def _unused(plan: Plan, terms: Terms) -> Iterator[Problem]:
     kept = {step.id for step in terms.kept}
     for step in plan.steps:
         callee = terms.catalogue.get(step.use or "")
-        only_looks = step.use is None or (callee is not None and callee.is_reading)
+        only_looks = step.let is not None or (callee is not None and callee.is_reading and callee.kind not in HALTS)
         if only_looks and step.id not in read | kept and step.id != last:
             yield Problem(
                 code="P-123",
@@ -347,20 +227,15 @@ def _unused(plan: Plan, terms: Terms) -> Iterator[Problem]:
 
 
 def _certificate(plan: Plan, terms: Terms, repairs: tuple[Repair, ...]) -> Certificate:
-    effects: list[str] = []
-    gates: list[str] = []
-    for step in plan.steps:
-        callee = terms.catalogue.get(step.use or "")
-        if callee is None:
-            continue
-        if not callee.is_reading:
-            shown = ", ".join(f"{k}={v!s:.40}" for k, v in step.args.items() if k in callee.declaration.control)
-            times = " for each item" if step.is_map else ""
-            effects.append(f"{step.id}: {callee.declaration.effect} {callee.name}({shown}){times}")
-        if judge(terms.policy, terms.principal, callee, None).then == "ask":
-            gates.append(f"{step.id}: {callee.name} needs approval")
-    advice = tuple(_advice(plan, terms))
-    return Certificate(effects=tuple(effects), gates=tuple(gates), repairs=repairs, advice=advice)
+    return certify(
+        plan,
+        terms.catalogue,
+        policy=terms.policy,
+        principal=terms.principal,
+        rates=terms.rates,
+        repairs=repairs,
+        advice=tuple(_advice(plan, terms)),
+    )
 
 
 def _advice(plan: Plan, terms: Terms) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from planner.core.check import Problem
 from planner.core.events import Event
+from planner.core.ledger import ONE_CALL, UNLIMITED, Amount, Budget
 from planner.core.plan import StepPath
 
 
@@ -20,6 +21,8 @@ class AskPlanner:
     temperature: float
     callees: tuple[str, ...]
     problems: tuple[Problem, ...] = ()
+    corrections: int = 0
+    """How often the run was corrected so far; an answer to an older state of things does not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,12 @@ class Call:
     callee: str
     attempt: int
     key: str
+    held: Amount = ONE_CALL
+    is_cheaper: bool = False
+    limits: Budget = UNLIMITED
+    """What a nested run may use."""
+    timeout_s: float | None = None
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

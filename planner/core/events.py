@@ -7,18 +7,19 @@ Rules of the file:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, TypeAdapter
 
-from planner.core.catalog import Callee
 from planner.core.check import Certificate, Problem
 from planner.core.goal import Named
-from planner.core.labels import Frozen, Labelled
-from planner.core.ledger import Budget
+from planner.core.labels import TRUSTED, Frozen, Json, Label, Labelled
+from planner.core.ledger import Amount
 from planner.core.plan import Plan, StepPath
-from planner.core.policy import Policy, Principal, Verdict
+from planner.core.policy import Principal, Verdict
+from planner.core.setup import Criterion, Parent, Setup
 from planner.errors import ErrorClass
 
 SEMANTICS = 1
@@ -28,6 +29,7 @@ BlobId: TypeAlias = str
 RunStatus: TypeAlias = Literal[
     "running",
     "waiting",
+    "paused",
     "completed",
     "unverified",
     "rejected",
@@ -62,38 +64,8 @@ class Fault(Frozen):
     message: str = ""
     choices: tuple[str, ...] = ()
     """Valid alternatives taken from the catalogue or the workspace listing."""
-
-
-class Criterion(Frozen):
-    """One thing that must hold for the run to be `completed`.
-
-    `written`: the file of that name was written, and not with nothing. `expression`: it is true over the steps'
-    values and `answer`. `text`: a model that can judge says so.
-    """
-
-    id: str
-    kind: Literal["written", "expression", "text"]
-    text: str
-    is_conditional: bool = False
-    """Whether the goal leaves open that it happens at all; then not happening leaves it undecided."""
-
-
-class Setup(Frozen):
-    """Everything a run is pinned to, so that folding its events needs nothing else."""
-
-    callees: tuple[Callee, ...]
-    always: tuple[str, ...] = ()
-    """Callees that a planner is always offered."""
-    policy: Policy
-    budget: Budget
-    max_replans: int = 2
-    model: str = ""
-    assistant_hash: str = ""
-    offered_callees: int = 15
-    can_judge: bool = False
-    on_ask: Literal["prompt", "wait", "deny"] = "wait"
-    rendering: Literal["grammar", "strict", "plain"] = "plain"
-    workspace: str = ""
+    retry_after_s: float | None = None
+    """How long the other side asked to be left alone."""
 
 
 class RunStarted(Frozen):
@@ -108,6 +80,7 @@ class RunStarted(Frozen):
     criteria: tuple[Criterion, ...] = ()
     plan: Plan | None = None
     """A plan that came with the goal; then no planner is asked."""
+    parent: Parent | None = None
     semantics: int = SEMANTICS
 
 
@@ -193,6 +166,10 @@ class StepStarted(Frozen):
     attempt: int
     key: str
     """The idempotency key: equal for all attempts of one step of one revision."""
+    held: Amount = Amount()
+    """What the call may use at most, until its outcome is known."""
+    is_cheaper: bool = False
+    """Whether the cheaper model plays the agent, because the budget is short."""
 
 
 class ContentKept(Frozen):
@@ -213,6 +190,8 @@ class StepSucceeded(Frozen):
     value: Labelled
     usage: tuple[Usage, ...] = ()
     seconds: float = 0.0
+    calls: int = 0
+    """Calls of a nested run."""
 
 
 class StepFailed(Frozen):
@@ -224,6 +203,7 @@ class StepFailed(Frozen):
     attempt: int = 0
     usage: tuple[Usage, ...] = ()
     seconds: float = 0.0
+    calls: int = 0
 
 
 class StepInDoubt(Frozen):
@@ -243,11 +223,11 @@ class StepProbed(Frozen):
 
 
 class StepSkipped(Frozen):
-    """A step will not run: its condition was false, or what it reads is missing."""
+    """A step will not run: its condition was false, what it reads is missing, or there is no room for it."""
 
     type: Literal["StepSkipped"] = "StepSkipped"
     path: StepPath
-    cause: Literal["condition", "failure"]
+    cause: Literal["condition", "failure", "budget"]
 
 
 class RetryScheduled(Frozen):
@@ -266,14 +246,22 @@ class TimerFired(Frozen):
     path: StepPath
 
 
+Question: TypeAlias = Literal["approve", "happened", "failed", "answer"]
+"""`approve`: may this call be made? `happened`: did the effect that is in doubt take place? `failed`: what now?
+`answer`: what a step of the plan wants to know."""
+
+
 class HumanAsked(Frozen):
     """A person must decide before a step may go on."""
 
     type: Literal["HumanAsked"] = "HumanAsked"
     path: StepPath
-    question: Literal["approve", "happened"]
-    """`approve`: may this call be made? `happened`: did the effect that is in doubt take place?"""
+    question: Question
     reason: str
+    role: str = "user"
+    """Who is asked."""
+    timeout_s: float | None = None
+    """After so long without an answer the step fails."""
 
 
 class HumanAnswered(Frozen):
@@ -281,8 +269,68 @@ class HumanAnswered(Frozen):
 
     type: Literal["HumanAnswered"] = "HumanAnswered"
     path: StepPath
-    answer: Literal["yes", "no"]
+    answer: Literal["yes", "no", "retry", "skip", "fail", "value"]
+    """`yes` and `no` to `approve` and `happened`; `retry`, `skip` and `fail` to `failed`; else `value`."""
     by: str
+    value: Json = None
+    asked: int | None = None
+    """The `run_seq` of the question, where the answer is to no other one."""
+
+
+class WaitStarted(Frozen):
+    """A step waits for a time, or for an event from outside; `seconds` count from here."""
+
+    type: Literal["WaitStarted"] = "WaitStarted"
+    path: StepPath
+    until: datetime | None = None
+    seconds: float | None = None
+    name: str | None = None
+    """Of the event; None: the step waits for the time alone."""
+    match: Mapping[str, Json] = Field(default_factory=dict)
+    """Fields that the event's data must have."""
+
+
+class EventReceived(Frozen):
+    """Somebody told the run that something happened; the first step that waits for it takes it."""
+
+    type: Literal["EventReceived"] = "EventReceived"
+    name: str
+    data: Json = None
+    by: str = ""
+
+
+class WaitEnded(Frozen):
+    """A waiting step took an event."""
+
+    type: Literal["WaitEnded"] = "WaitEnded"
+    path: StepPath
+    received: int
+    """The `run_seq` of the event."""
+
+
+class BlockEntered(Frozen):
+    """A step that holds steps of its own began, with one of its branches."""
+
+    type: Literal["BlockEntered"] = "BlockEntered"
+    path: StepPath
+    branch: Literal["do", "else"] = "do"
+    decided_by: Label = TRUSTED
+    """The label of what decided that the block runs, those around it included."""
+
+
+class StepParked(Frozen):
+    """What a step called can itself only wait."""
+
+    type: Literal["StepParked"] = "StepParked"
+    path: StepPath
+
+
+class StepNudged(Frozen):
+    """What a parked step called can go on, or has ended."""
+
+    type: Literal["StepNudged"] = "StepNudged"
+    path: StepPath
+    by: str = ""
 
 
 class ReviewPassed(Frozen):
@@ -316,6 +364,70 @@ class CancelRequested(Frozen):
     by: str
 
 
+class PauseRequested(Frozen):
+    """Somebody wants nothing new to start for now."""
+
+    type: Literal["PauseRequested"] = "PauseRequested"
+    by: str
+
+
+class PauseLifted(Frozen):
+    """Somebody wants the run to go on."""
+
+    type: Literal["PauseLifted"] = "PauseLifted"
+    by: str
+
+
+class Steered(Frozen):
+    """Somebody corrected the run: in words, with changed inputs, or with a plan for the rest.
+
+    Finished steps stay, but for those that read a changed input or that the plan leaves out; these are taken back.
+    """
+
+    type: Literal["Steered"] = "Steered"
+    by: str
+    text: str = ""
+    inputs: Mapping[str, Json] = Field(default_factory=dict)
+    plan: Plan | None = None
+
+
+class UndoRequested(Frozen):
+    """Somebody wants what a finished run did to be taken back."""
+
+    type: Literal["UndoRequested"] = "UndoRequested"
+    by: str
+
+
+class UndoBegan(Frozen):
+    """These calls are taken back, one after the other, before anything else happens."""
+
+    type: Literal["UndoBegan"] = "UndoBegan"
+    paths: tuple[StepPath, ...]
+
+
+class BudgetRefused(Frozen):
+    """An account that several runs share has no room for a call."""
+
+    type: Literal["BudgetRefused"] = "BudgetRefused"
+    account: str
+    reason: str
+
+
+class Remainder(Frozen):
+    """An effect that was not taken back, and why."""
+
+    path: StepPath
+    reason: str
+
+
+class RunForked(Frozen):
+    """The events before this one are copies of another run's; what happens from here on is this run's own."""
+
+    type: Literal["RunForked"] = "RunForked"
+    origin: str
+    at_event: int
+
+
 class RunFinished(Frozen):
     """The run has its final status."""
 
@@ -326,6 +438,10 @@ class RunFinished(Frozen):
     degraded: tuple[str, ...] = ()
     """What is missing because a part was skipped by failure; empty when nothing is."""
     fault: Fault | None = None
+    undone: tuple[StepPath, ...] = ()
+    """Effects that were taken back."""
+    left: tuple[Remainder, ...] = ()
+    """Effects that should have been taken back, but could not be."""
 
 
 Event: TypeAlias = Annotated[
@@ -349,10 +465,23 @@ Event: TypeAlias = Annotated[
     | TimerFired
     | HumanAsked
     | HumanAnswered
+    | WaitStarted
+    | EventReceived
+    | WaitEnded
+    | BlockEntered
+    | StepParked
+    | StepNudged
     | ReviewPassed
     | ReviewFailed
     | ReviewInconclusive
     | CancelRequested
+    | PauseRequested
+    | PauseLifted
+    | Steered
+    | UndoRequested
+    | UndoBegan
+    | BudgetRefused
+    | RunForked
     | RunFinished,
     Field(discriminator="type"),
 ]

@@ -22,12 +22,31 @@ Fit: TypeAlias = Literal["fits", "each", "content", "contents", "no"]
 
 def step_type(step: Step, catalogue: Catalogue, types: Types) -> str:
     """The type of a step's value."""
-    if step.use is None:
+    if step.is_block:
+        one = _block_type(step, catalogue, inside(step, types))
+    elif step.use is None:
         one = value_type(step.let, types)
     else:
         callee = catalogue.get(step.use)
         one = callee.result if callee else "any"
     return f"list[{one}]" if step.is_map else one
+
+
+def inside(step: Step, types: Types) -> dict[StepId, str]:
+    """What can be seen inside a step: the names around it, and those of its items."""
+    if not step.is_map:
+        return dict(types)
+    item = item_type(value_type(step.for_each, types)) or "any"
+    return {**types, step.as_: item, f"{step.as_}_i": "integer"}
+
+
+def _block_type(step: Step, catalogue: Catalogue, types: dict[StepId, str]) -> str:
+    """The type of a block's answer; `any` where its branches differ, or may give nothing."""
+    for held in step.inner:
+        types[held.id] = step_type(held, catalogue, types)
+    if step.answer is not None:
+        return value_type(step.answer, types)
+    return "any" if step.else_ else types[step.do[-1].id]
 
 
 def value_type(value: Json, types: Types) -> str:

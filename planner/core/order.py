@@ -21,6 +21,8 @@ Keys: TypeAlias = frozenset[str] | None
 """The resources a call touches; None: unknown, so perhaps all of them."""
 
 NOTHING: frozenset[str] = frozenset()
+HALTS = frozenset({"gate", "wait"})
+"""The kinds of callees that hold up the effects behind them."""
 _ARGUMENT = re.compile(r"\{(\w+)\}")
 
 
@@ -73,8 +75,14 @@ def _covers(wide: str, narrow: str) -> bool:
 
 
 def must_keep_order(first: tuple[Callee, Keys], second: tuple[Callee, Keys]) -> bool:
-    """Whether the later of two calls must wait for the earlier one."""
+    """Whether the later of two calls must wait for the earlier one.
+
+    An approval or a wait stands between the effects before and behind it, whatever they touch.
+    """
     (callee_a, keys_a), (callee_b, keys_b) = first, second
+    is_halt_a, is_halt_b = callee_a.kind in HALTS, callee_b.kind in HALTS
+    if is_halt_a or is_halt_b:
+        return (is_halt_a or not callee_a.is_reading) and (is_halt_b or not callee_b.is_reading)
     both_read = callee_a.is_reading and callee_b.is_reading
     is_pure = "pure" in (callee_a.declaration.effect, callee_b.declaration.effect)
     return not both_read and not is_pure and may_conflict(keys_a, keys_b)

@@ -11,11 +11,13 @@ import posixpath
 from typing import TypeAlias
 
 from planner.core import values
-from planner.core.events import Criterion, ReviewFailed, ReviewInconclusive, ReviewPassed
+from planner.core.events import ReviewFailed, ReviewInconclusive, ReviewPassed
 from planner.core.expr import evaluate, expression_names
 from planner.core.goal import Named, is_conditional
 from planner.core.labels import Labelled
-from planner.core.plan import split_path
+from planner.core.plan import role_of
+from planner.core.setup import Criterion
+from planner.core.state import callee_at
 
 Decided: TypeAlias = ReviewPassed | ReviewFailed | ReviewInconclusive
 
@@ -64,7 +66,8 @@ def _decided(view: values.View, criterion: Criterion, answer: Labelled) -> bool 
         case "written":
             return _was_written(view, criterion.text) or (None if criterion.is_conditional else False)
         case "expression":
-            seen = dict(values.scope(view, expression_names(criterion.text) - {"answer"}) or {})
+            frame = values.Frame(steps=view.plan.steps)
+            seen = dict(values.scope(view, frame, expression_names(criterion.text) - {"answer"}) or {})
             return bool(evaluate(criterion.text, {**seen, "answer": answer}).value)
         case _:
             return None
@@ -72,12 +75,10 @@ def _decided(view: values.View, criterion: Criterion, answer: Labelled) -> bool 
 
 def _was_written(view: values.View, name: str) -> bool:
     """Whether a step wrote the file, and not with nothing: an empty text is what a missing input leaves."""
-    callees = {callee.name: callee for callee in view.run.started.setup.callees}
     for path, state in view.run.steps.items():
-        step = view.plan.step(split_path(path)[0])
-        if state.status != "succeeded" or state.arguments is None or step is None or step.use is None:
+        if state.status != "succeeded" or state.arguments is None or role_of(path) == "undo":
             continue
-        callee = callees[step.use]
+        callee = view.run.started.setup.catalogue[callee_at(view.run, path)]
         given = state.arguments.value if isinstance(state.arguments.value, dict) else {}
         if callee.is_reading or not any(_is_same(given.get(p.name), name) for p in callee.parameters):
             continue

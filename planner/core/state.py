@@ -2,244 +2,80 @@
 
 Rules of the file:
 - `evolve(run, event) -> run` is total over legal histories; an illegal event raises and leaves the run as it was.
-- What a step may do next is the table `STEP_MOVES`: which event is legal in which status, and where it leads.
+- What a step may do next is the table of `moves`: which event is legal in which status, and where it leads.
 - Times come from the journal (`Recorded.at`); there is no clock here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import datetime
-from typing import Literal, TypeAlias, assert_never
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import TypeAlias, assert_never
 
-from planner.core.check import Certificate, Problem
+from planner.core.correction import corrected_plan, superseded, superseded_by, undo_report, with_inputs
 from planner.core.events import (
     FINAL,
+    BudgetRefused,
     CancelRequested,
-    ContentKept,
     Event,
-    Fault,
+    EventReceived,
     HumanAnswered,
     HumanAsked,
-    MapResolved,
+    PauseLifted,
+    PauseRequested,
     PlanAbandoned,
     PlanAccepted,
     PlannerFailed,
     PlanProposed,
     PlanRejected,
     Recorded,
-    RetryScheduled,
     ReviewFailed,
     ReviewInconclusive,
     ReviewPassed,
     RunFinished,
+    RunForked,
     RunResumed,
     RunStarted,
-    RunStatus,
+    Steered,
     StepFailed,
     StepInDoubt,
-    StepProbed,
-    StepResolved,
-    StepSkipped,
     StepStarted,
     StepSucceeded,
-    TimerFired,
+    UndoBegan,
+    UndoRequested,
     Usage,
+    WaitEnded,
+    WaitStarted,
 )
-from planner.core.labels import Labelled
-from planner.core.ledger import Spent
-from planner.core.plan import Plan, Step, StepPath, is_tolerated, reads, split_path
-from planner.core.policy import Verdict
-from planner.errors import ErrorClass, JournalError
-
-StepStatus: TypeAlias = Literal[
-    "new",
-    "resolved",  # arguments known, gate passed or to be asked
-    "mapped",  # the items of a map known; the items are steps of their own
-    "started",
-    "interrupted",  # started, and then the process that ran it ended
-    "in_doubt",
-    "asked",
-    "answered",
-    "failed",
-    "retrying",
-    "succeeded",
-    "skipped",
-]
-DONE: frozenset[StepStatus] = frozenset({"succeeded", "skipped", "failed"})
-
-STEP_MOVES: Mapping[tuple[StepStatus, str], StepStatus] = {
-    ("new", "StepResolved"): "resolved",
-    ("new", "MapResolved"): "mapped",
-    ("new", "StepSkipped"): "skipped",
-    ("new", "StepSucceeded"): "succeeded",  # a `let`
-    ("new", "StepFailed"): "failed",  # its inputs cannot be computed
-    ("resolved", "StepStarted"): "started",
-    ("resolved", "HumanAsked"): "asked",
-    ("resolved", "StepFailed"): "failed",  # denied
-    ("resolved", "StepSkipped"): "skipped",  # another item made the map fail
-    ("started", "ContentKept"): "started",
-    ("started", "StepSucceeded"): "succeeded",
-    ("started", "StepFailed"): "failed",
-    ("started", "StepInDoubt"): "in_doubt",
-    ("started", "RunResumed"): "interrupted",
-    ("interrupted", "StepStarted"): "started",
-    ("interrupted", "StepInDoubt"): "in_doubt",
-    ("interrupted", "RunResumed"): "interrupted",
-    ("in_doubt", "StepStarted"): "started",
-    ("in_doubt", "StepProbed"): "in_doubt",
-    ("in_doubt", "HumanAsked"): "asked",
-    ("in_doubt", "StepSucceeded"): "succeeded",
-    ("in_doubt", "StepFailed"): "failed",
-    ("asked", "HumanAnswered"): "answered",
-    ("answered", "StepStarted"): "started",
-    ("answered", "StepFailed"): "failed",
-    ("answered", "StepSucceeded"): "succeeded",  # it had happened
-    ("failed", "RetryScheduled"): "retrying",
-    ("retrying", "TimerFired"): "resolved",
-}
-RETRIABLE: frozenset[ErrorClass] = frozenset({"unavailable", "failed", "limit"})
-"""What may go better the next time."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepState:
-    """What happened to one step, or to one item of a map."""
-
-    status: StepStatus = "new"
-    arguments: Labelled | None = None
-    verdict: Verdict | None = None
-    items: Labelled | None = None
-    attempt: int = 0
-    failures: int = 0
-    """Attempts that failed without effect; a retry counts these, so that a crash uses up none."""
-    doubts: int = 0
-    """Attempts of which nobody knew the outcome."""
-    key: str = ""
-    question: Literal["approve", "happened"] | None = None
-    reason: str = ""
-    """Why a person is asked."""
-    answer: Literal["yes", "no"] | None = None
-    probed: bool = False
-    value: Labelled | None = None
-    fault: Fault | None = None
-    cause: Literal["condition", "failure"] | None = None
-    due: datetime | None = None
-    kept: Mapping[str, str | None] = field(default_factory=dict)
-
-    @property
-    def is_done(self) -> bool:
-        """Whether nothing more will happen to it, unless a retry is decided."""
-        return self.status in DONE
-
-
-@dataclass(frozen=True, slots=True)
-class Proposal:
-    """A planner's answer that has not been checked yet."""
-
-    plan: Plan | None
-    problems: tuple[Problem, ...]
-
-
-Phase: TypeAlias = Literal["planning", "executing", "reviewing", "finished"]
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A call that ended a revision, with the step as it was planned."""
-
-    path: StepPath
-    step: Step
-    fault: Fault
-
-    @property
-    def may_pass(self) -> bool:
-        """Whether the same call may well succeed later."""
-        return self.fault.error_class in {"unavailable", "limit"}
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Everything that is known of a run."""
-
-    id: str
-    started: RunStarted
-    began_at: datetime
-    at: datetime
-    run_seq: int = 1
-    phase: Phase = "planning"
-    revision: int = 1
-    attempt: int = 0
-    """Planner answers of this revision so far."""
-    proposal: Proposal | None = None
-    rejected: tuple[tuple[Problem, ...], ...] = ()
-    planner_fault: Fault | None = None
-    plan: Plan | None = None
-    certificate: Certificate | None = None
-    steps: Mapping[StepPath, StepState] = field(default_factory=dict)
-    failures: tuple[Failure, ...] = ()
-    """The failures that ended earlier revisions; a replan is told of them."""
-    unmet: tuple[str, ...] = ()
-    """The criteria that the last review found failing, or could not decide."""
-    review: Literal["passed", "failed", "inconclusive"] | None = None
-    spent: Spent = field(default_factory=Spent)
-    is_cancelled: bool = False
-    finished: RunFinished | None = None
-
-    @property
-    def status(self) -> RunStatus:
-        """The run's status as people see it."""
-        if self.finished is not None:
-            return self.finished.status
-        is_asking = self.phase == "executing" and any(s.status == "asked" for s in self.steps.values())
-        return "waiting" if is_asking else "running"
-
-    def step(self, path: StepPath) -> StepState:
-        """What happened to `path`; a fresh state if nothing did."""
-        return self.steps.get(path, StepState())
-
-
-def may_retry(step: Step, state: StepState) -> bool:
-    """Whether a step or item failed, but not for good."""
-    is_transient = state.fault is not None and state.fault.error_class in RETRIABLE
-    return state.status == "failed" and is_transient and state.attempt > 0 and state.failures <= step.on_error.retry
-
-
-def has_failed(step: Step, state: StepState) -> bool:
-    """Whether a step or item failed for good."""
-    return state.status == "failed" and not may_retry(step, state)
-
-
-def has_ended(step: Step, state: StepState) -> bool:
-    """Whether nothing more will happen to a step or item."""
-    return state.status in DONE and not may_retry(step, state)
-
-
-def failures_of(run: Run) -> Iterator[Failure]:
-    """The failures that the plan had no path around."""
-    steps = {step.id: step for step in run.plan.steps} if run.plan is not None else {}
-    for path, state in run.steps.items():
-        step = steps[split_path(path)[0]]
-        if state.fault is not None and has_failed(step, state) and not is_tolerated(step, path):
-            yield Failure(path=path, step=step, fault=state.fault)
-
-
-def kept_steps(run: Run) -> tuple[Step, ...]:
-    """The steps that every later plan of the run begins with.
-
-    They are those that succeeded, in whole or for some items, and those that these read or waited for. A map that
-    only looks and lost an item is left out: nothing is lost by doing it otherwise.
-    """
-    if run.plan is None:
-        return ()
-    effects = {callee.name for callee in run.started.setup.callees if not callee.is_reading}
-    broken = {failure.step.id for failure in failures_of(run) if failure.step.use not in effects}
-    kept = {split_path(path)[0] for path, state in run.steps.items() if state.status == "succeeded"} - broken
-    for step in reversed(run.plan.steps):  # a step reads only earlier ones, so one pass is enough
-        if step.id in kept:
-            kept |= reads(step) | frozenset(step.after)
-    return tuple(step for step in run.plan.steps if step.id in kept)
+from planner.core.labels import TRUSTED, UNTRUSTED, Labelled
+from planner.core.ledger import NOTHING, UNLIMITED, Amount, Budget, Spent, total
+from planner.core.moves import StepEvent, moved, resumed
+from planner.core.plan import (
+    Plan,
+    StepPath,
+    beside,
+    inner_path,
+    is_tolerated,
+    own_path,
+    place_of,
+    role_of,
+    root_of,
+    split_path,
+)
+from planner.core.run import (
+    Phase,
+    Proposal,
+    Run,
+    StepState,
+    StepStatus,
+    failures_of,
+    falls_back,
+    has_failed,
+    item_count,
+    kept_steps,
+)
+from planner.errors import JournalError
 
 
 def fold(history: Iterable[Recorded]) -> Run:
@@ -258,19 +94,114 @@ def evolve(run: Run | None, recorded: Recorded) -> Run:
     if run is None:
         if not isinstance(event, RunStarted):
             raise JournalError("J-202", f"a run starts with `RunStarted`, not `{event.type}`")
-        return Run(id=recorded.run_id, started=event, began_at=recorded.at, at=recorded.at, run_seq=recorded.run_seq)
-    if run.finished is not None:
+        return Run(
+            id=recorded.run_id,
+            started=event,
+            began_at=recorded.at,
+            at=recorded.at,
+            run_seq=recorded.run_seq,
+            given=event.plan,
+        )
+    if run.finished is not None and not isinstance(event, UndoRequested):
         raise JournalError("J-203", f"`{event.type}` after the run finished as `{run.finished.status}`")
-    spent = replace(run.spent, seconds=(recorded.at - run.began_at).total_seconds())
-    moved = _apply(replace(run, at=recorded.at, run_seq=recorded.run_seq, spent=spent), event)
+    is_idle = run.status in {"waiting", "paused"} or isinstance(event, RunResumed | UndoRequested)
+    passed_s = 0.0 if is_idle else (recorded.at - run.at).total_seconds()
+    spent = replace(run.spent, seconds=run.spent.seconds + passed_s)
+    return _settled(_applied(replace(run, at=recorded.at, run_seq=recorded.run_seq, spent=spent), event), event)
+
+
+def _settled(run: Run, event: Event) -> Run:
+    """With what the event says was used: by models, by a priced tool, by a nested run."""
     usages: tuple[Usage, ...] = getattr(event, "usage", ()) if not isinstance(event, PlanProposed) else (event.usage,)
-    for usage in usages:
-        tokens = usage.input_tokens + usage.output_tokens
-        moved = replace(moved, spent=moved.spent.with_model(tokens=tokens, cost_usd=usage.cost_usd))
-    return moved
+    used = [Amount(cost_usd=u.cost_usd, tokens=u.input_tokens + u.output_tokens, calls=0) for u in usages]
+    if isinstance(event, StepSucceeded | StepFailed):
+        used.append(Amount(calls=event.calls))
+    if isinstance(event, StepStarted):
+        callee = run.started.setup.catalogue.get(callee_at(run, event.path))
+        used.append(Amount(cost_usd=callee.declaration.cost_usd if callee is not None else 0.0))
+    for amount in used:
+        run = _with_used(run, event.path if isinstance(event, StepEvent) else "", amount)
+    if isinstance(event, StepInDoubt):
+        return _with_lost(run, event.path)
+    if isinstance(event, StepSucceeded | StepFailed):
+        return _released(run, event.path)
+    return run
 
 
-def _apply(run: Run, event: Event) -> Run:
+def _with_used(run: Run, path: StepPath, amount: Amount) -> Run:
+    """With what was used for a call, or at no `path` for the run itself."""
+    names = accounts_of(run, path) if path else ()
+    accounts = {name: run.accounts.get(name, Spent()).plus(amount) for name in names}
+    return replace(run, spent=run.spent.plus(amount), accounts={**run.accounts, **accounts})
+
+
+def _released(run: Run, path: StepPath) -> Run:
+    return replace(run, steps={**run.steps, path: replace(run.step(path), held=NOTHING)})
+
+
+def _with_lost(run: Run, path: StepPath) -> Run:
+    """With what a model may have used for a call whose outcome is lost: nobody knows, so all that was held.
+
+    What a nested run holds stays held, for it goes on by itself.
+    """
+    callee = run.started.setup.catalogue.get(callee_at(run, path))
+    if callee is None or callee.kind == "plan":
+        return run
+    return _released(_with_used(run, path, _open(run, path)), path)
+
+
+def _open(run: Run, path: StepPath) -> Amount:
+    """What a call may yet use: what is held for it, but for its price and that it is a call, which count already."""
+    held, callee = run.step(path).held, run.started.setup.catalogue.get(callee_at(run, path))
+    price = (callee.declaration.cost_usd or 0.0) if callee is not None else 0.0
+    cost_usd = None if held.cost_usd is None else max(0.0, held.cost_usd - price)
+    return Amount(cost_usd=cost_usd, tokens=held.tokens, calls=max(0, held.calls - 1))
+
+
+def holds(run: Run) -> dict[StepPath, Amount]:
+    """What the calls that have no outcome may yet use."""
+    return {path: _open(run, path) for path, state in run.steps.items() if state.held is not NOTHING}
+
+
+def held_in(run: Run, name: str, held: Mapping[StepPath, Amount]) -> Amount:
+    """The part of `held` that counts towards an account."""
+    return total(amount for path, amount in held.items() if not name or name in accounts_of(run, path))
+
+
+def account(run: Run, name: str) -> tuple[Budget, Spent]:
+    """The limits and the use of an account: the whole run's where the name is empty, a step's, or an agent's."""
+    if not name:
+        return run.started.setup.budget, run.spent
+    kind, _, id_ = name.partition(":")
+    step = run.plan.step(id_) if run.plan is not None and kind == "step" else None
+    budget = (step.budget if step is not None else None) or run.started.setup.agents.get(name, UNLIMITED)
+    return budget, run.accounts.get(name, Spent())
+
+
+def accounts_of(run: Run, path: StepPath) -> tuple[str, ...]:
+    """The budgets within the run that a call at `path` counts towards: its agent's, its step's, its blocks'."""
+    callee = callee_at(run, path)
+    names = [callee] if callee in run.started.setup.agents else []
+    place = own_path(path)
+    while place and run.plan is not None:
+        step = run.plan.step(split_path(place)[0])
+        if step is not None and step.budget is not None:
+            names.append(f"step:{step.id}")
+        place = place_of(place)
+    return tuple(names)
+
+
+def callee_at(run: Run, path: StepPath) -> str:
+    """The name of what is called at `path`, or taken back there; empty where nothing is."""
+    if run.step(path).callee or run.plan is None:
+        return run.step(path).callee
+    try:
+        return run.plan.at(path).use or ""
+    except (KeyError, ValueError):
+        return ""
+
+
+def _applied(run: Run, event: Event) -> Run:
     match event:
         case RunStarted():
             raise JournalError("J-202", "`RunStarted` a second time")
@@ -280,22 +211,146 @@ def _apply(run: Run, event: Event) -> Run:
             return _reviewed(run, event)
         case PlanAbandoned():
             return _abandoned(run, event)
-        case RunResumed():
-            return replace(run, steps={path: _resumed(state) for path, state in run.steps.items()})
-        case CancelRequested():
-            return replace(run, is_cancelled=True)
         case RunFinished():
             if event.status not in FINAL:
                 raise JournalError("J-203", f"`{event.status}` is not a final status")
             return replace(run, phase="finished", finished=event)
+        case (
+            RunResumed()
+            | CancelRequested()
+            | PauseRequested()
+            | PauseLifted()
+            | Steered()
+            | UndoRequested()
+            | UndoBegan()
+            | BudgetRefused()
+            | EventReceived()
+            | RunForked()
+        ):
+            return _directed(run, event)
         case _:
-            _expect(run, "executing", event)
-            if event.path not in run.steps and not _is_place(run, event.path):
-                raise JournalError("J-204", f"`{event.type}` of `{event.path}`, which is no step of the plan")
-            before = run.step(event.path)
-            moved = _moved(before, event)
-            spent = run.spent.with_call() if isinstance(event, StepStarted) else run.spent
-            return replace(run, steps={**run.steps, event.path: moved}, spent=spent)
+            return _stepped(run, event)
+
+
+Directive: TypeAlias = (
+    RunResumed
+    | CancelRequested
+    | PauseRequested
+    | PauseLifted
+    | Steered
+    | UndoRequested
+    | UndoBegan
+    | BudgetRefused
+    | EventReceived
+    | RunForked
+)
+
+
+def _directed(run: Run, event: Directive) -> Run:  # noqa: C901 - one flat case per event kind
+    match event:
+        case RunResumed():
+            for path in [path for path, state in run.steps.items() if state.status == "started"]:
+                run = _with_lost(run, path)
+            return replace(run, steps={path: resumed(state) for path, state in run.steps.items()})
+        case CancelRequested():
+            return replace(run, is_cancelled=True, is_paused=False)
+        case PauseRequested():
+            _require(event, not run.is_paused and not run.is_cancelled, "the run is paused or cancelled already")
+            return replace(run, is_paused=True)
+        case PauseLifted():
+            _require(event, run.is_paused, "the run is not paused")
+            return replace(run, is_paused=False)
+        case Steered():
+            return _steered(run, event)
+        case UndoRequested():
+            _require(event, run.finished is not None, "the run has not finished; it can be cancelled")
+            _require(event, not run.is_cancelled, "what the run did was taken back already")
+            return replace(run, phase="executing", finished=None, is_cancelled=True)
+        case UndoBegan():
+            return _undoing(run, event)
+        case BudgetRefused():
+            return replace(run, refused=f"{event.account}: {event.reason}")
+        case EventReceived():
+            return replace(run, mailbox={**run.mailbox, run.run_seq: event})
+        case RunForked():
+            return replace(run, steps={path: resumed(state) for path, state in run.steps.items()})
+        case _:
+            assert_never(event)
+
+
+def _require(event: Event, holds: bool, otherwise: str) -> None:  # noqa: FBT001 - reads as a sentence
+    if not holds:
+        raise JournalError("J-204", f"`{event.type}` is illegal: {otherwise}")
+
+
+def _steered(run: Run, event: Steered) -> Run:
+    _require(event, not run.is_cancelled, "the run is cancelled")
+    is_given = run.started.plan is not None
+    is_enough = event.plan is not None or bool(event.inputs) or not is_given
+    _require(event, is_enough, "a run of a given plan is corrected by a plan or by inputs")
+    corrections = (*run.corrections, event)
+    if run.phase != "planning":
+        return replace(run, corrections=corrections, is_corrected=True)
+    given = event.plan or (run.given and with_inputs(run.given, event.inputs))
+    return replace(run, corrections=corrections, given=given, proposal=None, rejected=(), attempt=0)
+
+
+def _undoing(run: Run, event: UndoBegan) -> Run:
+    """What is to be taken back gets a state of its own, for the plan may soon no longer hold the step."""
+    undone, left = undo_report(run)
+    steps = dict(run.steps)
+    for path in event.paths:
+        state = run.step(path)
+        _require(event, state.attempt > 0, f"`{path}` was never called")
+        key = f"{state.key}-undo"
+        callee = callee_at(run, path)
+        steps[beside(path, "undo")] = StepState(
+            status="resolved", arguments=state.arguments, key=key, callee=callee, kept=state.kept
+        )
+    undoing = tuple(beside(path, "undo") for path in event.paths)
+    return replace(run, steps=steps, undoing=undoing, undone=undone, left=left)
+
+
+def _stepped(run: Run, event: StepEvent) -> Run:
+    _expect(run, "executing", event)
+    if event.path not in run.steps and not _is_place(run, event.path):
+        raise JournalError("J-204", f"`{event.type}` of `{event.path}`, which is no step of the plan")
+    step = moved(run.step(event.path), event)
+    mailbox = run.mailbox
+    match event:
+        case WaitEnded():
+            received = mailbox.get(event.received)
+            if received is None:
+                raise JournalError("J-204", f"`{event.type}` of event {event.received}, which is not there")
+            label = UNTRUSTED.from_source(f"event:{received.name}")
+            step = replace(step, answered=Labelled(value=received.data, label=label))
+            mailbox = {seq: one for seq, one in mailbox.items() if seq != event.received}
+        case WaitStarted():
+            due = run.at + timedelta(seconds=event.seconds) if event.seconds is not None else event.until
+            step = replace(step, due=due)
+        case HumanAsked():
+            due = run.at + timedelta(seconds=event.timeout_s) if event.timeout_s is not None else None
+            step = replace(step, due=due, asked=run.run_seq)
+        case HumanAnswered():
+            is_other = event.asked is not None and event.asked != run.step(event.path).asked
+            _require(event, not is_other, f"the question at `{event.path}` is another one by now")
+            step = replace(step, answered=_said(run, event))
+        case StepStarted():
+            step = replace(step, begun=run.run_seq)
+        case StepFailed() if event.attempt:
+            of = run.step(event.path)
+            is_its = event.attempt == of.attempt and of.status in {"started", "in_doubt"}
+            _require(event, is_its, f"attempt {event.attempt} of `{event.path}` is over")
+        case _:
+            pass
+    return replace(run, steps={**run.steps, event.path: step}, mailbox=mailbox)
+
+
+def _said(run: Run, event: HumanAnswered) -> Labelled:
+    """A person's answer: the principal's own words are trusted, those of anybody else are not."""
+    is_own = event.by == run.started.principal.name
+    label = TRUSTED if is_own else UNTRUSTED
+    return Labelled(value=event.value, label=label.from_source(f"human:{event.by}"))
 
 
 def _expect(run: Run, phase: Phase, event: Event) -> None:
@@ -304,21 +359,30 @@ def _expect(run: Run, phase: Phase, event: Event) -> None:
 
 
 def _is_place(run: Run, path: StepPath) -> bool:
-    """Whether the plan has this step, or this map this item."""
+    """Whether the plan has this step, this map this item, or this block this branch."""
     try:
         id_, index = split_path(path)
+        place, role = place_of(path), role_of(path)
     except ValueError:
         return False
-    if index is None:
-        return run.plan is not None and run.plan.step(id_) is not None
-    items = run.step(id_).items
-    return items is not None and isinstance(items.value, list) and index < len(items.value)
+    if run.plan is None or role == "undo":
+        return False
+    if role == "fallback":
+        own = own_path(path)
+        return id_ in run.plan.index and falls_back(run.plan.index[id_], own, run.step(own))
+    if index is not None:
+        return index < item_count(run.step(inner_path(place, id_)))
+    if not place:
+        return any(step.id == id_ for step in run.plan.steps)
+    around, state = run.plan.step(split_path(place)[0]), run.step(place)
+    held = (around.do if state.branch == "do" else around.else_) if around is not None else ()
+    return state.status == "entered" and any(step.id == id_ for step in held)
 
 
 def _planning(run: Run, event: PlanProposed | PlannerFailed | PlanRejected | PlanAccepted) -> Run:
     _expect(run, "planning", event)
     is_answer = isinstance(event, PlanProposed | PlannerFailed)
-    is_unchecked = run.proposal is not None or (run.started.plan is not None and not run.rejected)
+    is_unchecked = run.proposal is not None or (run.given is not None and not run.rejected)
     if is_answer == is_unchecked or event.revision != run.revision:
         known = "a plan is still to be checked" if is_unchecked else "there is no plan to check"
         raise JournalError(
@@ -340,6 +404,7 @@ def _planning(run: Run, event: PlanProposed | PlannerFailed | PlanRejected | Pla
                 certificate=event.certificate,
                 steps=_kept(run, event.plan),
                 proposal=None,
+                given=None,
                 rejected=(),
                 attempt=0,
             )
@@ -348,26 +413,46 @@ def _planning(run: Run, event: PlanProposed | PlannerFailed | PlanRejected | Pla
 
 
 def _kept(run: Run, plan: Plan) -> dict[StepPath, StepState]:
-    """What ended in the steps that are kept; the item that ended the last revision may run again."""
-    kept = {step.id: step for step in kept_steps(run) if step in plan.steps}
+    """What stays of the last revision; the item that ended it may run again."""
+    undoing = {path: state for path, state in run.steps.items() if path in run.undoing}
+    if run.plan is None:
+        return undoing
+    if run.given is not None:
+        stale = superseded(run.plan, plan)
+        staying = {p: s for p, s in run.steps.items() if role_of(p) != "undo" and root_of(p) not in stale}
+        return {path: state for path, state in staying.items() if state.status != "failed"} | undoing
+    kept = {step.id: step for step in kept_steps(run, superseded_by(run.plan, plan.undo)) if step in plan.steps}
     return {
         path: state
         for path, state in run.steps.items()
-        if (step := kept.get(split_path(path)[0])) is not None
-        and (state.status in {"succeeded", "mapped", "skipped"} or _is_lost(step, path, state))
-    }
+        if root_of(path) in kept and role_of(path) != "undo" and (state.status in STAYING or _is_lost(run, path))
+    } | undoing
 
 
-def _is_lost(step: Step, path: StepPath, state: StepState) -> bool:
+STAYING: frozenset[StepStatus] = frozenset({"succeeded", "mapped", "skipped", "entered"})
+
+
+def _is_lost(run: Run, path: StepPath) -> bool:
     """Whether the plan went on without it, because it failed."""
-    return has_failed(step, state) and is_tolerated(step, path)
+    assert run.plan is not None
+    step = run.plan.at(path)
+    return has_failed(run, step, path) and is_tolerated(run.plan.index[step.id], own_path(path))
 
 
 def _abandoned(run: Run, event: PlanAbandoned) -> Run:
     if run.phase not in {"executing", "reviewing"} or event.revision != run.revision + 1:
         raise JournalError("J-204", f"`{event.type}` of revision {event.revision} is illegal while {run.phase}")
     failures = (*run.failures, *failures_of(run))
-    return replace(run, phase="planning", revision=event.revision, failures=failures, review=None)
+    given = corrected_plan(run) if run.is_corrected else None
+    return replace(
+        run,
+        phase="planning",
+        revision=event.revision,
+        failures=failures,
+        review=None,
+        given=given,
+        is_corrected=False,
+    )
 
 
 def _reviewed(run: Run, event: ReviewPassed | ReviewFailed | ReviewInconclusive) -> Run:
@@ -381,66 +466,3 @@ def _reviewed(run: Run, event: ReviewPassed | ReviewFailed | ReviewInconclusive)
             return replace(run, phase="reviewing", review="inconclusive", unmet=event.criteria)
         case _:
             assert_never(event)
-
-
-def _resumed(state: StepState) -> StepState:
-    return replace(state, status=STEP_MOVES.get((state.status, "RunResumed"), state.status))
-
-
-StepEvent: TypeAlias = (
-    StepResolved
-    | MapResolved
-    | StepStarted
-    | ContentKept
-    | StepSucceeded
-    | StepFailed
-    | StepInDoubt
-    | StepProbed
-    | StepSkipped
-    | RetryScheduled
-    | TimerFired
-    | HumanAsked
-    | HumanAnswered
-)
-
-
-def _moved(state: StepState, event: StepEvent) -> StepState:
-    status = STEP_MOVES.get((state.status, event.type))
-    if status is None:
-        raise JournalError("J-204", f"`{event.type}` is illegal for step `{event.path}`, which is {state.status}")
-    return _filled(replace(state, status=status), event)
-
-
-def _filled(state: StepState, event: StepEvent) -> StepState:  # noqa: C901, PLR0911 - one flat case per event kind
-    match event:
-        case StepResolved():
-            return replace(state, arguments=event.arguments, verdict=event.verdict)
-        case MapResolved():
-            return replace(state, items=event.items)
-        case StepStarted():
-            return replace(state, attempt=event.attempt, key=event.key)
-        case ContentKept():
-            return replace(state, kept={**state.kept, event.name: event.blob})
-        case StepSucceeded():
-            return replace(state, value=event.value, fault=None)
-        case StepFailed():
-            return replace(state, fault=event.fault, failures=state.failures + 1)
-        case StepInDoubt():
-            return replace(state, probed=False, answer=None, doubts=state.doubts + 1)
-        case StepProbed():
-            return replace(state, probed=True, answer=_ANSWERS[event.happened])
-        case StepSkipped():
-            return replace(state, cause=event.cause)
-        case RetryScheduled():
-            return replace(state, due=event.due)
-        case TimerFired():
-            return replace(state, due=None)
-        case HumanAsked():
-            return replace(state, question=event.question, reason=event.reason, answer=None)
-        case HumanAnswered():
-            return replace(state, answer=event.answer)
-        case _:
-            assert_never(event)
-
-
-_ANSWERS: Mapping[bool | None, Literal["yes", "no"] | None] = {True: "yes", False: "no", None: None}

@@ -7,12 +7,13 @@ Rules of the file:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from planner.core.expr import Missing, Scope, evaluate, names, resolve
 from planner.core.labels import TRUSTED, Integrity, Json, Label, Labelled, gather
-from planner.core.plan import Plan, Step, StepId, StepPath, is_tolerated, item_path
-from planner.core.state import Run, StepState, has_failed
+from planner.core.plan import Plan, Step, StepPath, inner_path, is_tolerated, role_of, split_path
+from planner.core.run import Run, StepState, has_failed, item_paths, last_path
 from planner.errors import PlanError
 
 
@@ -22,77 +23,97 @@ class View:
 
     run: Run
     plan: Plan
-    memo: dict[StepId, Labelled | Missing | None] = field(default_factory=dict)
+    memo: dict[StepPath, Labelled | Missing | None] = field(default_factory=dict)
 
-    def outcome(self, id_: StepId) -> Labelled | Missing | None:
+    def outcome(self, path: StepPath) -> Labelled | Missing | None:
         """What a step gave: a value, a reason why there is none, or None while it has not ended well."""
-        if id_ not in self.memo:
-            step = self.plan.step(id_)
-            self.memo[id_] = _outcome(self.run, step) if step else None
-        return self.memo[id_]
+        if path not in self.memo:
+            self.memo[path] = _outcome(self.run, self.plan.at(path), path)
+        return self.memo[path]
 
 
-def _outcome(run: Run, step: Step) -> Labelled | Missing | None:
-    state = run.step(step.id)
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The plan itself, or a block under way: the steps in it, and what they can see."""
+
+    steps: tuple[Step, ...]
+    place: StepPath = ""
+    outer: Frame | None = None
+    own: Scope = field(default_factory=dict)
+    """The item of the map that the block belongs to."""
+    decided_by: Label = TRUSTED
+    """The label of what decided that the block runs."""
+
+    def lookup(self, view: View, name: str) -> Labelled | Missing | None:
+        """What `name` stands for here; None while it is not there yet."""
+        if name in self.own:
+            return self.own[name]
+        if any(step.id == name for step in self.steps):
+            return view.outcome(inner_path(self.place, name))
+        if self.outer is not None:
+            return self.outer.lookup(view, name)
+        return Labelled(value=dict(view.plan.inputs)) if name == "inputs" else Missing(reason="skipped")
+
+
+def inside(frame: Frame, step: Step, path: StepPath, state: StepState, own: Scope) -> Frame:
+    """The frame of a block under way; a name of the branch that was not taken reads as skipped."""
+    steps = step.do if state.branch == "do" else step.else_
+    return Frame(steps=steps, place=path, outer=frame, own=own, decided_by=state.decided_by)
+
+
+def _outcome(run: Run, step: Step, path: StepPath) -> Labelled | Missing | None:
+    state = run.step(path)
     if state.status == "mapped":
-        return _map_outcome(run, step, state)
-    return _ended(run, step, step.id)
+        return _map_outcome(run, step, path, state)
+    return _ended(run, step, path)
 
 
 def _ended(run: Run, step: Step, path: StepPath) -> Labelled | Missing | None:
-    state = run.step(path)
+    state = run.step(last_path(run, step, path)[1])
     match state.status:
         case "succeeded":
             return state.value
         case "skipped":
             return Missing(reason="skipped" if state.cause == "condition" else "failed")
-        case "failed" if is_tolerated(step, path) and has_failed(step, state):
+        case "failed" if is_tolerated(step, path) and has_failed(run, step, path):
             return Missing(reason="failed")
         case _:
             return None
 
 
-def _map_outcome(run: Run, step: Step, state: StepState) -> Labelled | Missing | None:
+def _map_outcome(run: Run, step: Step, path: StepPath, state: StepState) -> Labelled | Missing | None:
     """The list of the items' values: filtered items left out, dropped ones null."""
-    ended = [_ended(run, step, path) for path in item_paths(step, state)]
+    ended = [_ended(run, step, item) for item in item_paths(run, path)]
     if None in ended:
         return None
     lost = Missing(reason="failed")
-    if lost in ended and step.on_item_error == "fail":
+    if lost in ended and step.on_item_error == "fail" and not _is_cut(run, path):
         return lost
     parts = [Labelled() if part == lost else part for part in ended]
     values = gather([part for part in parts if isinstance(part, Labelled)])
     return under(control(None, state.items), values)
 
 
-def item_paths(step: Step, state: StepState) -> list[StepPath]:
-    """The paths of a resolved map's items, in order."""
-    return [item_path(step.id, index) for index in range(item_count(state))]
+def _is_cut(run: Run, path: StepPath) -> bool:
+    """Whether items are missing only because there was no room for them."""
+    return all(run.step(item).cause == "budget" or run.step(item).value for item in item_paths(run, path))
 
 
-def item_count(state: StepState) -> int:
-    """How many items a resolved map has."""
-    return len(state.items.value) if state.items is not None and isinstance(state.items.value, list) else 0
-
-
-def scope(view: View, wanted: frozenset[str]) -> Scope | None:
+def scope(view: View, frame: Frame, wanted: frozenset[str]) -> Scope | None:
     """The names in `wanted` with their values; None while one of them is not there yet."""
     result: dict[str, Labelled | Missing] = {}
     for name in wanted:
-        if name == "inputs":
-            result[name] = Labelled(value=dict(view.plan.inputs))
-            continue
-        outcome = view.outcome(name)
-        if outcome is None:
+        found = frame.lookup(view, name)
+        if found is None:
             return None
-        result[name] = outcome
+        result[name] = found
     return result
 
 
-def item_scope(outer: Scope, step: Step, items: Labelled, index: int) -> Scope:
-    """The scope inside one item of a map."""
+def item_names(step: Step, items: Labelled, index: int) -> Mapping[str, Labelled | Missing]:
+    """What only one item of a map can see: the item and its index."""
     position = Labelled(value=index, label=items.label)
-    return {**outer, step.as_: items.at((index,)), f"{step.as_}_i": position}
+    return {step.as_: items.at((index,)), f"{step.as_}_i": position}
 
 
 def control(condition: Labelled | None, items: Labelled | None) -> Label:
@@ -122,33 +143,47 @@ def arguments(step: Step, scope_: Scope) -> Labelled:
 
 
 def answer(view: View) -> Labelled:
-    """The plan's answer. A step skipped by its condition reads as null; one lost by failure is an error.
+    """The plan's answer. Raises `PlanError` for a value that is missing without a default."""
+    return answer_of(view, Frame(steps=view.plan.steps), view.plan.answer)
+
+
+def answer_of(view: View, frame: Frame, wanted: Json) -> Labelled:
+    """What a plan or a block gives. A step skipped by its condition reads as null; one lost by failure is an error.
 
     Raises `PlanError` for a value that is missing without a default.
     """
-    plan = view.plan
-    if plan.answer is None:
-        last = next((v for v in map(view.outcome, reversed([s.id for s in plan.steps])) if _is_value(v)), None)
-        return last if isinstance(last, Labelled) else Labelled()
-    seen: dict[str, Labelled | Missing] = dict(scope(view, names(plan.answer)) or {})
+    if wanted is None:
+        given = (view.outcome(inner_path(frame.place, step.id)) for step in reversed(frame.steps))
+        return next((value for value in given if isinstance(value, Labelled)), Labelled())
+    seen: dict[str, Labelled | Missing] = dict(scope(view, frame, names(wanted)) or {})
     for name, value in seen.items():
         if isinstance(value, Missing) and value.reason == "skipped":
             seen[name] = Labelled(value=None)
-    return resolve(plan.answer, seen)
-
-
-def _is_value(outcome: Labelled | Missing | None) -> bool:
-    return isinstance(outcome, Labelled)
+    return resolve(wanted, seen)
 
 
 def lost(view: View) -> tuple[str, ...]:
-    """The steps and items that are missing because they failed and the plan went on without them."""
-    result = [step.id for step in view.plan.steps if view.outcome(step.id) == Missing(reason="failed")]
-    for step in view.plan.steps:
-        if step.id not in result:
-            paths = item_paths(step, view.run.step(step.id))
-            result += [path for path in paths if view.run.step(path).status == "failed"]
-    return tuple(result)
+    """What is missing because it failed or there was no room for it, and what a cheaper model made."""
+    paths = sorted(view.run.steps, key=lambda path: place_in(view.plan, path))
+    missing = [path for path in paths if _is_missing(view.run, view.plan, path)]
+    whole = [path for path in missing if not any(path != other and path.startswith(f"{other}[") for other in missing)]
+    cheaper = [f"{path} (by a cheaper model)" for path in paths if view.run.step(path).is_cheaper]
+    return (*whole, *cheaper)
+
+
+def place_in(plan: Plan, path: StepPath) -> tuple[int, ...]:
+    """Where a path stands in its plan: the place of each step on the way, and its item."""
+    places = {id_: place for place, id_ in enumerate(plan.index)}
+    ways = (split_path(part) for part in path.split("/"))
+    return tuple(number for id_, index in ways for number in (places.get(id_, -1), -1 if index is None else index))
+
+
+def _is_missing(run: Run, plan: Plan, path: StepPath) -> bool:
+    if role_of(path) != "call":
+        return False
+    if run.step(path).status == "mapped":
+        return _outcome(run, plan.at(path), path) == Missing(reason="failed")
+    return run.step(path).cause in {"failure", "budget"} or has_failed(run, plan.at(path), path)
 
 
 def let(step: Step, scope_: Scope) -> Labelled:

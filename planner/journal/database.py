@@ -1,4 +1,9 @@
-"""One SQLite file: made, brought to its version, used on threads of its own, its faults explained."""
+"""One SQLite file: made, brought to its version, used on threads of its own, its faults explained.
+
+Rules of the file:
+- Every write is a transaction. Those that wait for their turn together share one, and one wait for the disk; if
+  that fails, each has one of its own, so that no writer can tell.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +13,49 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from planner.errors import ErrorClass, JournalError
 
 BUSY_S = 10.0
 """How long to wait for another process that is writing; a write takes milliseconds."""
+GROUP = 100
+"""As many writes share a transaction at most: other processes wait about 10 ms for their turn."""
 APPLICATION_ID = 0x504C414E
 """Marks the file as ours ("PLAN"), see https://www.sqlite.org/fileformat.html, 1.3.14."""
 
 T = TypeVar("T")
 Migration: TypeAlias = Callable[[sqlite3.Connection], None]
 _Fault: TypeAlias = tuple[str, str, str, ErrorClass]
+
+
+@dataclass(slots=True, eq=False)
+class _Write(Generic[T]):
+    """A change that waits for its turn, and what came of it: `made` holds the result, once that is committed."""
+
+    work: Callable[[sqlite3.Connection], T]
+    durable: bool
+    ended: asyncio.Future[None]
+    made: tuple[T, ...] = ()
+    error: BaseException | None = None
+
+
+class _Attempt:
+    """Keeps what is raised inside, to be raised on the thread that waits for it."""
+
+    error: BaseException | None = None
+
+    def __enter__(self) -> _Attempt:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        self.error = error
+        return True
 
 
 class Database:
@@ -38,39 +72,108 @@ class Database:
             self._reader = opened.enter_context(closing(_connect(self.path)))
             self._reader.execute("PRAGMA query_only=ON")
             opened.pop_all()
-        self._writing = ThreadPoolExecutor(1, thread_name_prefix="journal-writer")
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="journal-reader")
+        self._writes: SimpleQueue[_Write[Any] | None] = SimpleQueue()
+        self._is_durable: bool | None = None
+        # an executor would cost a sixth more CPU for each event
+        self._writing = Thread(target=self._serve, name="journal-writer", daemon=True)
+        self._writing.start()
 
-    async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """What `work` returns; a fault of the file becomes a `JournalError`."""
-        return await self._run(self._writing, partial(work, self._writer))
+    async def write(self, work: Callable[[sqlite3.Connection], T], *, durable: bool = True) -> T:
+        """What `work` returns, once that is committed; a fault of the file becomes a `JournalError`.
+
+        `durable` waits for the disk. `work` may be called twice, the first time without effect. A write that is
+        cancelled before its turn is not done.
+        """
+        self._check()
+        write = _Write(work, durable, asyncio.get_running_loop().create_future())
+        self._writes.put(write)
+        await write.ended
+        if write.error is not None:
+            with _explained(self.path):
+                raise write.error
+        return write.made[0]
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """What `work` returns, which never waits for a write."""
-        return await self._run(self._reading, partial(work, self._reader))
+        self._check()
+        with _explained(self.path):
+            return await asyncio.get_running_loop().run_in_executor(self._reading, work, self._reader)
 
     async def close(self) -> None:
         """Closes after the work that waits already."""
         self.is_closed = True
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._reading, self._reader.close)
-        await loop.run_in_executor(self._writing, self._writer.close)
+        self._writes.put(None)
+        await asyncio.get_running_loop().run_in_executor(self._reading, self._reader.close)
+        await asyncio.to_thread(self._writing.join)
         self._reading.shutdown(wait=False)
-        self._writing.shutdown(wait=False)
 
-    async def _run(self, thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    def _check(self) -> None:
         if self.is_closed:
             raise JournalError(
                 "J-116", f"the journal `{self.path}` is closed", hint="Open it again.", error_class="invalid"
             )
-        with _explained(self.path):
-            return await asyncio.get_running_loop().run_in_executor(thread, work)
+
+    def _serve(self) -> None:
+        """What the writer's thread does until the journal is closed."""
+        while group := self._following():
+            self._perform([write for write in group if not write.ended.cancelled()])
+            del group  # what was written may be large
+        self._writer.close()
+
+    def _following(self) -> list[_Write[Any]]:
+        """The next write, and those that wait with it; none when the journal is closed."""
+        group: list[_Write[Any]] = []
+        while not group or (len(group) < GROUP and not self._writes.empty()):
+            write = self._writes.get()
+            if write is None:
+                self._writes.put(None)  # for the next time: it is the last
+                break
+            group.append(write)
+        return group
+
+    def _perform(self, group: Sequence[_Write[Any]]) -> None:
+        attempt = _Attempt()
+        with attempt:
+            self._commit(group)
+        if attempt.error is not None and len(group) > 1:
+            for write in group:  # whose fault it was shows when each is done alone
+                self._perform([write])
+            return
+        for write in group:
+            write.error = attempt.error
+            _tell(write.ended)
+
+    def _commit(self, group: Sequence[_Write[Any]]) -> None:
+        """Does all of them or none."""
+        durable = any(write.durable for write in group)
+        if durable is not self._is_durable:
+            _synchronize(self._writer, durable=durable)
+            self._is_durable = durable
+        with transaction(self._writer):
+            results = [write.work(self._writer) for write in group]
+        for write, result in zip(group, results, strict=True):
+            write.made = (result,)
+
+
+def _tell(ended: asyncio.Future[None]) -> None:
+    with suppress(RuntimeError):  # the loop was closed: nobody waits any more
+        ended.get_loop().call_soon_threadsafe(_end, ended)
+
+
+def _end(ended: asyncio.Future[None]) -> None:
+    if not ended.done():
+        ended.set_result(None)
+
+
+def _synchronize(db: sqlite3.Connection, *, durable: bool) -> None:
+    """Whether a commit waits for the disk (https://www.sqlite.org/pragma.html#pragma_synchronous)."""
+    db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
 
 
 @contextmanager
-def transaction(db: sqlite3.Connection, *, durable: bool = True) -> Iterator[None]:
-    """All or nothing; `durable` waits for the disk (https://www.sqlite.org/pragma.html#pragma_synchronous)."""
-    db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+def transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """All or nothing."""
     db.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -122,6 +225,7 @@ def _prepare(db: sqlite3.Connection, path: Path, migrations: Sequence[Migration]
     _use_wal(db)
     db.execute("PRAGMA fullfsync=ON")  # without it macOS leaves what it acknowledged in the drive's cache
     if version < known:
+        _synchronize(db, durable=True)
         with transaction(db):
             # read again: another process may have been first
             for migrate in migrations[_number(db, "PRAGMA user_version") :]:

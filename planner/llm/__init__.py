@@ -1,5 +1,6 @@
 """The only place that talks to models: what to ask, which model to ask, and asking it."""
 
+from planner.llm.chain import Chain
 from planner.llm.choose import Choice, choose
 from planner.llm.gateway import LiteLLMModel, Retry
 from planner.llm.model import (
@@ -20,6 +21,7 @@ __all__ = [
     "AnswerError",
     "Ask",
     "CassetteMiss",
+    "Chain",
     "Choice",
     "Completion",
     "LiteLLMModel",

@@ -8,22 +8,24 @@ Rules of the file:
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
-from planner.errors import ErrorClass, ModelError
-from planner.llm.model import Ask, CassetteMiss
+from planner.errors import ErrorClass
+from planner.llm.model import Ask, CallError, CassetteMiss
+
+LONGEST_WISH_S = 86_400.0
+"""No wish to wait counts for more than a day: a provider that is wrong must not stop a run for good."""
 
 
-class UnavailableError(ModelError):
+class UnavailableError(CallError):
     """A fault that may pass by itself; `retry_after_s` is how long the provider asks to wait."""
 
-    def __init__(self, code: str, message: str, *, hint: str = "", retry_after_s: float | None = None) -> None:
-        super().__init__(code, message, hint=hint, error_class="unavailable")
-        self.retry_after_s = retry_after_s
+    default_class: ClassVar[ErrorClass] = "unavailable"
 
 
 class Cause(NamedTuple):
@@ -82,7 +84,7 @@ _KEYLIKE = re.compile(
 )
 
 
-def fault(error: BaseException, ask: Ask, *, name: str, secrets: Iterable[str]) -> ModelError:
+def fault(error: BaseException, ask: Ask, *, name: str, secrets: Iterable[str]) -> CallError:
     """The error to raise in place of `error`, which the model `name` or the way to it caused."""
     links = tuple(chain(error))
     if any(type(link).__name__ in MISSES for link in links):
@@ -96,7 +98,7 @@ def fault(error: BaseException, ask: Ask, *, name: str, secrets: Iterable[str]) 
     message = f"model `{name}` {cause.says}" + (f": {said}" if said else "")
     if cause.error_class == "unavailable":
         return UnavailableError(cause.code, message, hint=cause.hint, retry_after_s=_retry_after_s(links))
-    return ModelError(cause.code, message, hint=cause.hint, error_class=cause.error_class)
+    return CallError(cause.code, message, hint=cause.hint, error_class=cause.error_class)
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
@@ -136,20 +138,26 @@ def _status(links: Sequence[BaseException]) -> int | None:
 
 
 def _retry_after_s(links: Sequence[BaseException]) -> float | None:
-    """The provider's wish in seconds; it may be written as a number or as a date."""
+    """The provider's wish in seconds, at most a day; it may be written as a number or as a date."""
     for link in links:
-        wish = getattr(getattr(link, "response", None), "headers", {}).get("retry-after")
-        if wish is None:
-            continue
-        try:
-            return max(0.0, float(wish))
-        except ValueError:
-            pass
-        try:
-            return max(0.0, (parsedate_to_datetime(wish) - datetime.now(UTC)).total_seconds())
-        except (TypeError, ValueError):
-            return None
+        headers = getattr(getattr(link, "response", None), "headers", None) or {}
+        wish = headers.get("retry-after")
+        if wish is not None:
+            wanted_s = _seconds(str(wish))
+            return min(max(0.0, wanted_s), LONGEST_WISH_S) if math.isfinite(wanted_s) else None
     return None
+
+
+def _seconds(wish: str) -> float:
+    """How many seconds a wish means, NaN where it means none."""
+    try:
+        return float(wish)
+    except ValueError:
+        pass
+    try:
+        return (parsedate_to_datetime(wish) - datetime.now(UTC)).total_seconds()
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def _gist(error: BaseException) -> str:

@@ -3,7 +3,8 @@
 Rules of the file:
 - litellm takes seconds to import: that happens in a thread, inside the first call or in `warm`.
 - One owner of retries, tenacity, here; everything beneath it tries once. Only a fault that may pass by itself
-  is tried again, and no try starts later than `timeout_s` after the first.
+  is tried again, no try starts later than `timeout_s` after the first, and a provider that asks for more than
+  `PATIENCE_S` is not waited for: the error says how long it wants.
 - What is recorded of an exchange is what was said, never who said it or where: no key, no address.
 """
 
@@ -14,13 +15,14 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import Field, ValidationError
 
 from planner.config import Price
 from planner.core.events import Usage
 from planner.core.labels import Frozen, Json
+from planner.core.ledger import Rate
 from planner.errors import ModelError, PlannerError
 from planner.llm.faults import CUT_OFF, REFUSED, UNREADABLE, Cause, UnavailableError, chain, fault
 from planner.llm.model import (
@@ -28,11 +30,13 @@ from planner.llm.model import (
     REASKS,
     AnswerError,
     Ask,
+    CallError,
     Completion,
     Message,
     Profile,
     T,
     cost_usd,
+    joined,
     misfit,
     profile_of,
     provider_of,
@@ -57,6 +61,8 @@ FINISHES: Mapping[str, Literal["stop", "length", "refused"]] = {
     "length": "length",
     "content_filter": "refused",
 }
+PATIENCE_S = 60.0
+"""Limits per minute are the longest that are worth waiting for inside a call; those per day are the caller's."""
 ANYBODY = "none"
 """Stands for a key at somebody's own server, so that no key of a provider is sent there."""
 
@@ -123,8 +129,12 @@ class LiteLLMModel:
         answer = await self._answered(ask)
         room = min(2 * ask.max_tokens, self.profile.max_output_tokens)
         if ask.answer_schema is not None and answer.finish == "length" and room > ask.max_tokens:
-            longer = await self._answered(ask.model_copy(update={"max_tokens": room}))
-            answer = _joined(answer, longer)
+            try:
+                longer = await self._answered(ask.model_copy(update={"max_tokens": room}))
+            except CallError as error:
+                error.completions = (answer, *error.completions)
+                raise
+            answer = joined(answer, longer)
         return self._usable(ask, answer)
 
     async def typed(self, ask: Ask, response_model: type[T]) -> tuple[T, tuple[Completion, ...]]:
@@ -154,6 +164,13 @@ class LiteLLMModel:
             problem = self._typed_fault(error, response_model, tries)
         raise problem
 
+    async def rate(self) -> Rate:
+        """The price it was given, else the one that litellm lists; looking that up imports litellm."""
+        if self._price is not None:
+            return Rate(input_usd=self._price.input_usd, output_usd=self._price.output_usd)
+        await self.warm()
+        return _listed(self._model)
+
     async def close(self) -> None:
         """Closes litellm's connections, which all models of a process share; the next call opens new ones."""
         if self._is_warm:
@@ -165,7 +182,7 @@ class LiteLLMModel:
         import tenacity
 
         retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception_type(UnavailableError),
+            retry=tenacity.retry_if_exception(_may_pass_soon),
             stop=tenacity.stop_after_attempt(self._retry.tries) | tenacity.stop_before_delay(self._timeout_s),
             wait=self._wait_s,
             reraise=True,
@@ -278,7 +295,7 @@ class LiteLLMModel:
 
     def _typed_fault(self, error: BaseException, response_model: type[T], tries: list[Completion]) -> PlannerError:
         for link in chain(error):
-            if isinstance(link, AnswerError):
+            if isinstance(link, CallError):
                 link.completions = (*tries, *link.completions)
             if isinstance(link, PlannerError):
                 return link
@@ -304,20 +321,23 @@ def _as_openai(text: str) -> ChatCompletion:
     )
 
 
-def _joined(first: Completion, second: Completion) -> Completion:
-    """The second answer, with what both used."""
-    one, two = first.usage, second.usage
-    assert isinstance(first.exchange, list)
-    assert isinstance(second.exchange, list)
-    usage = Usage(
-        input_tokens=one.input_tokens + two.input_tokens,
-        output_tokens=one.output_tokens + two.output_tokens,
-        cached_tokens=one.cached_tokens + two.cached_tokens,
-        cost_usd=None if one.cost_usd is None or two.cost_usd is None else one.cost_usd + two.cost_usd,
-        seconds=one.seconds + two.seconds,
-        model=two.model,
-    )
-    return second.model_copy(update={"usage": usage, "exchange": [*first.exchange, *second.exchange]})
+def _may_pass_soon(error: BaseException) -> bool:
+    """Whether it is worth to try again within this call."""
+    return isinstance(error, UnavailableError) and (error.retry_after_s or 0.0) <= PATIENCE_S
+
+
+def _listed(model: str) -> Rate:
+    """The price of the model by litellm's table, in which 0 stands for unknown too."""
+    import litellm
+
+    table: Mapping[str, Mapping[str, Any]] = litellm.model_cost
+    provider, bare = provider_of(model), model.partition("/")[2]
+    entry = table.get(model) or table.get(bare) or {}
+    if model not in table and not str(entry.get("litellm_provider", "")).startswith(provider):
+        return Rate()  # another provider's model of that name
+    per_token = [entry.get(f"{side}_cost_per_token") for side in ("input", "output")]
+    input_usd, output_usd = [round(usd * 1e6, 9) if usd else None for usd in per_token]
+    return Rate(input_usd=input_usd, output_usd=output_usd)
 
 
 def _imported() -> None:

@@ -2,7 +2,7 @@
 
 Rules of the file:
 - Light: nothing here imports a provider's client, so start-up may import it.
-- An answer that a model gave but that cannot be used is an `AnswerError`, and carries what it used up.
+- Whatever a failed call had answered before it failed was paid for: a `CallError` carries it.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol, TypeAlias, TypeVar
+from typing import ClassVar, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, Field, ValidationError
 
 from planner.config import Price
 from planner.core.events import Usage
 from planner.core.labels import Frozen, Json
+from planner.core.ledger import Rate
 from planner.errors import ErrorClass, ModelError, PlannerError
 from planner.llm.schema import unfenced
 
@@ -102,8 +103,23 @@ class Completion(Frozen):
     Neither keys nor addresses are in it."""
 
 
-class AnswerError(ModelError):
-    """A model answered, but not usably; `completions` says what that used."""
+def joined(first: Completion, second: Completion) -> Completion:
+    """The second answer, with what both used and said."""
+    one, two = first.usage, second.usage
+    usage = Usage(
+        input_tokens=one.input_tokens + two.input_tokens,
+        output_tokens=one.output_tokens + two.output_tokens,
+        cached_tokens=one.cached_tokens + two.cached_tokens,
+        cost_usd=None if one.cost_usd is None or two.cost_usd is None else one.cost_usd + two.cost_usd,
+        seconds=one.seconds + two.seconds,
+        model=two.model,
+    )
+    exchange = [turn for part in (first.exchange, second.exchange) if isinstance(part, list) for turn in part]
+    return second.model_copy(update={"usage": usage, "exchange": exchange})
+
+
+class CallError(ModelError):
+    """A call of a model failed; `completions` is what was answered until then, and used."""
 
     def __init__(
         self,
@@ -112,13 +128,20 @@ class AnswerError(ModelError):
         *,
         completions: tuple[Completion, ...] = (),
         hint: str = "",
-        error_class: ErrorClass = "failed",
+        error_class: ErrorClass | None = None,
+        retry_after_s: float | None = None,
     ) -> None:
-        super().__init__(code, message, hint=hint, error_class=error_class)
+        super().__init__(code, message, hint=hint, error_class=error_class, retry_after_s=retry_after_s)
         self.completions = completions
 
 
-class CassetteMiss(ModelError):  # noqa: N818  a miss is the word for it
+class AnswerError(CallError):
+    """A model answered, but not usably."""
+
+    default_class: ClassVar[ErrorClass] = "failed"
+
+
+class CassetteMiss(CallError):  # noqa: N818  a miss is the word for it
     """A recording is replayed and has no answer to `ask`; never tried again."""
 
     def __init__(self, message: str, *, ask: Ask, hint: str = "") -> None:
@@ -148,6 +171,15 @@ class Model(Protocol):
 
     async def close(self) -> None:
         """Lets go of connections; the model can be used again, also in another event loop."""
+        ...
+
+
+@runtime_checkable
+class Priced(Protocol):
+    """A model that knows what it costs before it is asked."""
+
+    async def rate(self) -> Rate:
+        """The price per million tokens; what is not known of it is None."""
         ...
 
 
@@ -241,6 +273,10 @@ class ScriptedModel:
                 said = Message(role="assistant", content=text)
                 wrong = Message(role="user", content=f"Correct your JSON, it has these errors:\n{error}")
                 ask = ask.model_copy(update={"messages": (*ask.messages, said, wrong)})
+
+    async def rate(self) -> Rate:
+        """Nothing for a token where a call has a price, for that does not depend on tokens; else unknown."""
+        return Rate() if self._cost_usd is None else Rate(input_usd=0.0, output_usd=0.0)
 
     async def close(self) -> None:
         """Nothing to let go of."""

@@ -52,6 +52,8 @@ class Options(TypedDict, total=False):
     roles: tuple[str, ...]
     secrets: tuple[str, ...]
     timeout_s: float | None
+    concurrency: int | None
+    cost_usd: float | None
     summary: str
     keywords: tuple[str, ...]
     converts: bool
@@ -255,7 +257,12 @@ def _declaration(options: Options, arguments: tuple[str, ...]) -> Declaration:
         said.setdefault("resource", ())
     undo = options.get("undo")
     said |= {"control": control, "payload": payload, "undo": undo and undo.__name__}
-    return Declaration.model_validate({"reversible": undo is not None} | said)
+    try:
+        return Declaration.model_validate({"reversible": undo is not None} | said)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        what = f"`{first['loc'][0]}` is `{first['input']!r:.60}`"
+        raise _MisfitError("T-108", what, f"{first['msg']}.") from error
 
 
 def _check_classes(arguments: tuple[str, ...], classed: tuple[str, ...]) -> None:

@@ -7,7 +7,6 @@ Rules of the file:
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 import inspect
 import json
@@ -26,6 +25,7 @@ from planner.core.labels import Json
 from planner.errors import JournalError, PlannerError, ToolError, UserError
 from planner.tools.declaration import Tool, ToolContext, registered
 from planner.tools.folder import load
+from planner.tools.threads import in_thread
 
 R = TypeVar("R")
 
@@ -74,7 +74,7 @@ class Toolbox:
         return Toolbox(MappingProxyType(tools))
 
     async def call(self, name: str, arguments: Mapping[str, Json], context: ToolContext) -> Json:
-        """The tool's result as JSON; a function that is not `async` runs in a thread.
+        """The tool's result as JSON; a function that is not `async` runs in a thread of its own.
 
         Raises `ToolError` if it failed without effect, `ToolInDoubt` if nobody knows.
         """
@@ -179,7 +179,7 @@ async def _performed(
         with _boundary(tool.callee):
             return finish(function(**given))
 
-    return await asyncio.to_thread(run)
+    return await in_thread(run, name=tool.callee.name)
 
 
 @contextmanager
@@ -189,7 +189,7 @@ def _boundary(callee: Callee) -> Iterator[None]:
         yield
     except (ToolError, ToolInDoubt, JournalError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a tool that ends its own program does not end this one
         what = f"`{callee.name}` raised {type(error).__name__}: {error}"
         if callee.is_reading:
             raise ToolError("T-204", what, hint="This is a fault of the tool.") from error

@@ -1,0 +1,39 @@
+"""What a call may use is held on the accounts that runs share, and settled when it is known."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from planner.core.events import BudgetRefused, Usage
+from planner.core.ledger import Amount
+from planner.journal import Lease
+from planner.outcomes import used
+from planner.outside import Outside
+
+
+class NoRoomError(Exception):
+    """A shared account has no room; `event` says which one, and why."""
+
+    def __init__(self, event: BudgetRefused) -> None:
+        super().__init__(f"{event.account}: {event.reason}")
+        self.event = event
+
+
+@asynccontextmanager
+async def held(outside: Outside, lease: Lease, key: str, amount: Amount) -> AsyncIterator[list[Usage]]:
+    """Holds `amount` for a call; what is put into the list is what it used. Raises `NoRoomError`."""
+    spent: list[Usage] = []
+    if not outside.accounts:
+        yield spent
+        return
+    now = outside.clock()
+    limits = {f"{name}/{now:%Y-%m-%d}": budget for name, budget in outside.accounts.items()}
+    refused = await outside.journal.reserve(lease, key, amount, limits, at=now)
+    if refused is not None:
+        account, _, reason = refused.partition(": ")
+        raise NoRoomError(BudgetRefused(account=account, reason=reason))
+    try:
+        yield spent
+    finally:
+        await outside.journal.settle(lease, key, used(spent, amount))

@@ -1,0 +1,195 @@
+"""How a plan goes on: steps begin when their inputs are there, maps start their items, blocks what they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from planner.core import attempts, values
+from planner.core.commands import Command, Record
+from planner.core.events import (
+    BlockEntered,
+    Event,
+    Fault,
+    MapResolved,
+    StepFailed,
+    StepResolved,
+    StepSkipped,
+    StepSucceeded,
+)
+from planner.core.expr import Missing, Scope, expression_names, may_miss
+from planner.core.labels import Json, Labelled
+from planner.core.plan import Step, StepPath, beside, inner_path, opening, own_names, stand_in
+from planner.core.policy import judge
+from planner.core.run import failures_in, falls_back, has_ended, has_failed, item_paths
+from planner.core.values import Frame, View
+from planner.errors import PlanError
+
+ACTIVE_ITEMS = 4
+"""Items of one map under way at once."""
+
+
+def advance(view: View, frame: Frame, *, is_open: bool) -> Iterator[Command]:
+    """The commands for the steps of the plan, or of a block; nothing new begins unless `is_open`."""
+    for step in frame.steps:
+        path = inner_path(frame.place, step.id)
+        state = view.run.step(path)
+        match state.status:
+            case "new":
+                if is_open:
+                    yield from _begin(view, frame, step, path)
+            case "mapped":
+                yield from _items(view, frame, step, path, is_open=is_open)
+            case _:
+                yield from _one(view, frame, step, path, {}, is_open=is_open)
+
+
+def _begin(view: View, frame: Frame, step: Step, path: StepPath) -> Iterator[Command]:
+    """Resolve a step as soon as everything it needs has ended."""
+    seen = values.scope(view, frame, opening(step) | frozenset(step.after))
+    if seen is None:
+        return
+    gone = _gone(step, seen)
+    if gone:
+        yield Record(StepSkipped(path=path, cause="failure" if "failed" in gone else "condition"))
+        return
+    yield Record(_begun(view, frame, step, path, seen, items=None))
+
+
+def _begun(view: View, frame: Frame, step: Step, path: StepPath, seen: Scope, *, items: Labelled | None) -> Event:
+    """What comes of a step, or of one of the `items` of a map, whose inputs are there."""
+    try:
+        if step.is_map and items is None:
+            return _map(frame, step, path, seen)
+        return _resolve(view, frame, step, path, seen, items=items)
+    except PlanError as error:
+        return StepFailed(path=path, fault=fault_of(error))
+
+
+def fault_of(error: PlanError) -> Fault:
+    """What cannot be computed, as events say it."""
+    return Fault(code=error.code, error_class=error.error_class, message=error.message)
+
+
+def _gone(step: Step, seen: Scope) -> frozenset[str]:
+    """Why values are missing that the step reads without a default; empty if none is."""
+    needed = opening(step) - may_miss(_inputs(step))
+    return frozenset(value.reason for name in needed if isinstance(value := seen[name], Missing))
+
+
+def _inputs(step: Step) -> Json:
+    condition = [f"${{{step.if_}}}"] if step.if_ else []
+    return [dict(step.args), step.let, step.for_each, *condition]
+
+
+def _map(frame: Frame, step: Step, path: StepPath, seen: Scope) -> MapResolved | StepSkipped:
+    """The items of a map; a condition that reads the item is left to each of them."""
+    is_per_item = step.if_ is not None and bool(expression_names(step.if_) & own_names(step))
+    condition = None if is_per_item else values.condition(step, seen)
+    if condition is not None and not condition.value and not step.else_:
+        return StepSkipped(path=path, cause="condition")
+    found = values.items(step, seen)
+    assert isinstance(found.value, list)
+    if len(found.value) > step.max_items:
+        what = f"`for_each` of step `{step.id}` has {len(found.value)} items, but `max_items` is {step.max_items}"
+        raise PlanError("P-302", what, error_class="limit")
+    decided_by = frame.decided_by.joined(values.control(condition, None))
+    return MapResolved(path=path, items=values.under(decided_by, found))
+
+
+def _resolve(
+    view: View, frame: Frame, step: Step, path: StepPath, seen: Scope, *, items: Labelled | None
+) -> StepResolved | StepSucceeded | StepSkipped | BlockEntered:
+    """A call with its arguments, a `let` with its value, or a block with the branch that is taken."""
+    condition = values.condition(step, seen)
+    is_so = condition is None or bool(condition.value)
+    decided_by = frame.decided_by.joined(values.control(condition, items))
+    if step.is_block and (is_so or step.else_):
+        return BlockEntered(path=path, branch="do" if is_so else "else", decided_by=decided_by)
+    if not is_so:
+        return StepSkipped(path=path, cause="condition")
+    if step.use is None:
+        return StepSucceeded(path=path, value=values.under(decided_by, values.let(step, seen)))
+    arguments = values.under(decided_by, values.arguments(step, seen))
+    setup = view.run.started.setup
+    verdict = judge(setup.policy, view.run.started.principal, setup.catalogue[step.use], arguments)
+    return StepResolved(path=path, arguments=arguments, verdict=verdict)
+
+
+def _one(view: View, frame: Frame, step: Step, path: StepPath, own: Scope, *, is_open: bool) -> Iterator[Command]:
+    """The next commands for a step, or an item of a map, that has begun."""
+    state = view.run.step(path)
+    if state.status == "entered":
+        yield from _block(view, values.inside(frame, step, path, state, own), step, is_open=is_open)
+    elif falls_back(step, path, state):
+        yield from _fall_back(view, frame, step, path, own, is_open=is_open)
+    else:
+        yield from attempts.go_on(view, step, path, is_open=is_open)
+
+
+def _fall_back(
+    view: View, frame: Frame, step: Step, path: StepPath, own: Scope, *, is_open: bool
+) -> Iterator[Command]:
+    """The call in the place of the one that failed."""
+    last, at = stand_in(step), beside(path, "fallback")
+    if view.run.step(at).status != "new":
+        yield from attempts.go_on(view, last, at, is_open=is_open)
+    elif is_open:
+        seen = values.scope(view, frame, opening(last) - own.keys())
+        if seen is not None:
+            yield Record(_begun(view, frame, last, at, {**seen, **own}, items=None))
+
+
+def _block(view: View, frame: Frame, step: Step, *, is_open: bool) -> Iterator[Command]:
+    """What a block holds goes on; it ends when all of that has, or when a part failed and nothing is under way."""
+    failure = next(failures_in(view.run, frame.place, frame.steps), None)
+    commands = list(advance(view, frame, is_open=is_open and failure is None))
+    if commands or _is_busy(view, frame.place):
+        yield from commands
+    elif failure is not None:
+        yield Record(StepFailed(path=frame.place, fault=failure.fault))
+    elif all(view.outcome(inner_path(frame.place, held.id)) is not None for held in frame.steps):
+        try:
+            value = values.answer_of(view, frame, step.answer)
+            yield Record(StepSucceeded(path=frame.place, value=values.under(frame.decided_by, value)))
+        except PlanError as error:
+            yield Record(StepFailed(path=frame.place, fault=fault_of(error)))
+
+
+def _is_busy(view: View, place: StepPath) -> bool:
+    return any(s.status == "started" and path.startswith(f"{place}/") for path, s in view.run.steps.items())
+
+
+def _items(view: View, frame: Frame, step: Step, path: StepPath, *, is_open: bool) -> Iterator[Command]:
+    """Start items in order, a few at once; none any more where one that failed makes the whole map fail."""
+    state = view.run.step(path)
+    outer = values.scope(view, frame, opening(step))
+    assert outer is not None, "a map is resolved only when what it reads has ended"
+    assert state.items is not None
+    paths = item_paths(view.run, path)
+    is_lost = step.on_item_error == "fail" and any(has_failed(view.run, step, p) for p in paths)
+    most = _most(view, step, len(paths))
+    active = 0
+    for index, item in enumerate(paths):
+        own = view.run.step(item)
+        if own.status != "new" and has_ended(view.run, step, item):
+            continue
+        if is_open and own.status in {"new", "resolved"} and (is_lost or index >= most):
+            yield Record(StepSkipped(path=item, cause="failure" if is_lost else "budget"))
+            continue
+        active += 1
+        if active > ACTIVE_ITEMS:
+            return
+        names = values.item_names(step, state.items, index)
+        if own.status != "new":
+            yield from _one(view, frame, step, item, names, is_open=is_open)
+        elif is_open:
+            yield Record(_begun(view, frame, step, item, {**outer, **names}, items=state.items))
+
+
+def _most(view: View, step: Step, count: int) -> int:
+    """How many items a map may begin: fewer where it only looks and the budget is short."""
+    shortage = view.run.started.setup.shortage
+    callee = view.run.started.setup.catalogue.get(step.use or "")
+    if shortage is None or shortage.items is None or callee is None or not callee.is_reading:
+        return count
+    return shortage.items if attempts.is_short(view.run) else count

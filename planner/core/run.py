@@ -1,0 +1,301 @@
+"""What is known of a run at one moment, and what follows from it for a step.
+
+Rules of the file:
+- Values only: `state` makes them from events, and nothing else changes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, TypeAlias
+
+from planner.core.check import Certificate, Problem
+from planner.core.events import (
+    EventReceived,
+    Fault,
+    Question,
+    Remainder,
+    RunFinished,
+    RunStarted,
+    RunStatus,
+    Steered,
+)
+from planner.core.labels import TRUSTED, Json, Label, Labelled
+from planner.core.ledger import NOTHING, Amount, Spent
+from planner.core.plan import (
+    Plan,
+    Step,
+    StepPath,
+    beside,
+    inner_path,
+    is_tolerated,
+    item_path,
+    reads,
+    role_of,
+    root_of,
+    split_path,
+    stand_in,
+)
+from planner.core.policy import Verdict
+from planner.errors import ErrorClass
+
+StepStatus: TypeAlias = Literal[
+    "new",
+    "resolved",  # arguments known, gate passed or to be asked
+    "mapped",  # the items of a map known; the items are steps of their own
+    "entered",  # a block began; what it holds are steps of their own
+    "started",
+    "parked",  # what was called can itself only wait
+    "interrupted",  # started, and then the process that ran it ended
+    "in_doubt",
+    "asked",
+    "answered",
+    "waiting",  # for a time or an event
+    "fired",  # the time came, or the event
+    "failed",
+    "retrying",
+    "succeeded",
+    "skipped",
+]
+DONE: frozenset[StepStatus] = frozenset({"succeeded", "skipped", "failed"})
+
+UNDECIDED = frozenset({"A-104"})
+"""Codes of failures after which nobody knows whether the effect happened."""
+RETRIABLE: frozenset[ErrorClass] = frozenset({"unavailable", "failed", "limit"})
+"""What may go better the next time."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepState:
+    """What happened to one step, or to one item of a map."""
+
+    status: StepStatus = "new"
+    arguments: Labelled | None = None
+    verdict: Verdict | None = None
+    items: Labelled | None = None
+    branch: Literal["do", "else"] = "do"
+    decided_by: Label = TRUSTED
+    attempt: int = 0
+    begun: int = 0
+    """The `run_seq` of its last `StepStarted`."""
+    failures: int = 0
+    """Attempts that failed without effect; a retry counts these, so that a crash uses up none."""
+    doubts: int = 0
+    """Attempts of which nobody knew the outcome."""
+    crashes: int = 0
+    """Attempts during which the process ended."""
+    key: str = ""
+    callee: str = ""
+    """What is taken back, where the path is that of an undo: the plan may no longer hold the step."""
+    held: Amount = NOTHING
+    is_cheaper: bool = False
+    is_nudged: bool = False
+    """Whether what was called could go on before it was known that it had to wait."""
+    question: Question | None = None
+    asked: int = 0
+    """The `run_seq` of the question."""
+    reason: str = ""
+    """Why a person is asked."""
+    answer: Literal["yes", "no", "retry", "skip", "fail", "value", "late"] | None = None
+    answered: Labelled | None = None
+    """The value that a person gave, or that came with an event."""
+    wanted: tuple[str, Mapping[str, Json]] | None = None
+    """The name of the event that is waited for, and the fields that its data must have."""
+    probed: bool = False
+    value: Labelled | None = None
+    fault: Fault | None = None
+    cause: Literal["condition", "failure", "budget"] | None = None
+    due: datetime | None = None
+    kept: Mapping[str, str | None] = field(default_factory=dict)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing more will happen to it, unless a retry is decided."""
+        return self.status in DONE
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A planner's answer that has not been checked yet."""
+
+    plan: Plan | None
+    problems: tuple[Problem, ...]
+
+
+Phase: TypeAlias = Literal["planning", "executing", "reviewing", "finished"]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A call that ended a revision, with the step as it was planned."""
+
+    path: StepPath
+    step: Step
+    fault: Fault
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the same call may well succeed later."""
+        return self.fault.error_class in {"unavailable", "limit"}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Everything that is known of a run."""
+
+    id: str
+    started: RunStarted
+    began_at: datetime
+    at: datetime
+    run_seq: int = 1
+    phase: Phase = "planning"
+    revision: int = 1
+    attempt: int = 0
+    """Planner answers of this revision so far."""
+    proposal: Proposal | None = None
+    rejected: tuple[tuple[Problem, ...], ...] = ()
+    planner_fault: Fault | None = None
+    given: Plan | None = None
+    """The plan of this revision, where no planner is asked for one."""
+    plan: Plan | None = None
+    certificate: Certificate | None = None
+    steps: Mapping[StepPath, StepState] = field(default_factory=dict)
+    failures: tuple[Failure, ...] = ()
+    """The failures that ended earlier revisions; a replan is told of them."""
+    unmet: tuple[str, ...] = ()
+    """The criteria that the last review found failing, or could not decide."""
+    review: Literal["passed", "failed", "inconclusive"] | None = None
+    spent: Spent = field(default_factory=Spent)
+    accounts: Mapping[str, Spent] = field(default_factory=dict)
+    """What single agents and steps have used, where they have a budget of their own."""
+    refused: str = ""
+    """Why an account that several runs share had no room."""
+    mailbox: Mapping[int, EventReceived] = field(default_factory=dict)
+    """What the run was told and no step took yet, by `run_seq`."""
+    corrections: tuple[Steered, ...] = ()
+    is_corrected: bool = False
+    """Whether a correction waits for the rest to be planned anew."""
+    is_paused: bool = False
+    is_cancelled: bool = False
+    undoing: tuple[StepPath, ...] = ()
+    """What is being taken back, in this order."""
+    undone: tuple[StepPath, ...] = ()
+    left: tuple[Remainder, ...] = ()
+    finished: RunFinished | None = None
+
+    @property
+    def status(self) -> RunStatus:
+        """The run's status as people see it."""
+        if self.finished is not None:
+            return self.finished.status
+        if self.is_paused:
+            return "paused"
+        states = self.steps.values() if self.phase == "executing" else ()
+        is_held = any(state.status in HELD for state in states)
+        return "waiting" if is_held and not any(state.status == "started" for state in states) else "running"
+
+    def step(self, path: StepPath) -> StepState:
+        """What happened to `path`; a fresh state if nothing did."""
+        return self.steps.get(path, StepState())
+
+    def due(self) -> datetime | None:
+        """When the next timer fires; None if nothing waits for a time."""
+        return min((s.due for s in self.steps.values() if s.due is not None), default=None)
+
+
+HELD: frozenset[StepStatus] = frozenset({"asked", "waiting", "parked"})
+"""Waiting for a person, an event, a time, or another run."""
+
+
+# what became of a step ----------------------------------------------------------------------------------------
+
+
+def may_retry(step: Step, state: StepState) -> bool:
+    """Whether a step or item failed, but not for good."""
+    is_transient = state.fault is not None and state.fault.error_class in RETRIABLE
+    is_failed = state.status == "failed" and is_transient and state.attempt > 0
+    return is_failed and state.answer != "fail" and state.failures <= step.on_error.retry
+
+
+def may_ask(run: Run, step: Step, path: StepPath) -> bool:
+    """Whether a person is still to say what to do about a failed call."""
+    state = run.step(path)
+    is_call = step.use is not None and state.attempt > 0 and role_of(path) == "call"
+    is_asking = step.on_error.then == "ask" and state.answer != "fail" and run.started.setup.on_ask != "deny"
+    return state.status == "failed" and is_asking and is_call and not may_retry(step, state)
+
+
+def falls_back(step: Step, path: StepPath, state: StepState) -> bool:
+    """Whether another call takes the place of one that failed for good; never of one that may have happened."""
+    is_safe = state.fault is not None and state.fault.code not in UNDECIDED
+    is_one = step.on_error.fallback is not None and role_of(path) == "call"
+    is_whole_map = step.is_map and split_path(path)[1] is None
+    return state.status == "failed" and is_one and is_safe and not is_whole_map and not may_retry(step, state)
+
+
+def last_path(run: Run, step: Step, path: StepPath) -> tuple[Step, StepPath]:
+    """The call whose outcome counts for `path`: its own, or the one in its place."""
+    return (stand_in(step), beside(path, "fallback")) if falls_back(step, path, run.step(path)) else (step, path)
+
+
+def has_ended(run: Run, step: Step, path: StepPath) -> bool:
+    """Whether nothing more will happen to a step or item."""
+    step, path = last_path(run, step, path)
+    state = run.step(path)
+    return state.status in DONE and not may_retry(step, state) and not may_ask(run, step, path)
+
+
+def has_failed(run: Run, step: Step, path: StepPath) -> bool:
+    """Whether a step or item failed for good."""
+    step, path = last_path(run, step, path)
+    return run.step(path).status == "failed" and has_ended(run, step, path)
+
+
+def failures_in(run: Run, place: StepPath, steps: tuple[Step, ...]) -> Iterator[Failure]:
+    """The failures that these steps, of the plan itself or of the block at `place`, have no path around."""
+    for step in steps:
+        own = inner_path(place, step.id)
+        for path in (own, *item_paths(run, own)):
+            last = run.step(last_path(run, step, path)[1])
+            if last.fault is not None and has_failed(run, step, path) and not is_tolerated(step, path):
+                yield Failure(path=path, step=step, fault=last.fault)
+
+
+def failures_of(run: Run) -> Iterator[Failure]:
+    """The failures that the plan had no path around."""
+    return failures_in(run, "", run.plan.steps if run.plan is not None else ())
+
+
+def item_count(state: StepState) -> int:
+    """How many items a resolved map has."""
+    return len(state.items.value) if state.items is not None and isinstance(state.items.value, list) else 0
+
+
+def item_paths(run: Run, path: StepPath) -> list[StepPath]:
+    """The paths of the items of the map at `path`, in order; none if it is no resolved map."""
+    return [item_path(path, index) for index in range(item_count(run.step(path)))]
+
+
+def in_flight(run: Run) -> bool:
+    """Whether a call is under way."""
+    return any(state.status == "started" for state in run.steps.values())
+
+
+def kept_steps(run: Run, undone: frozenset[str] = frozenset()) -> tuple[Step, ...]:
+    """The steps that every later plan of the run begins with, but for those that are `undone`.
+
+    They are those that succeeded, in whole or for some items, and those that these read or waited for. A map that
+    only looks and lost an item is left out: nothing is lost by doing it otherwise.
+    """
+    if run.plan is None:
+        return ()
+    effects = {callee.name for callee in run.started.setup.callees if not callee.is_reading}
+    broken = {f.step.id for f in failures_of(run) if f.step.use not in effects and not f.step.is_block}
+    done = {root_of(p) for p, s in run.steps.items() if s.status == "succeeded" and role_of(p) != "undo"}
+    kept = done - broken - undone
+    for step in reversed(run.plan.steps):  # a step reads only earlier ones, so one pass is enough
+        if step.id in kept:
+            kept |= reads(step) | frozenset(step.after)
+    return tuple(step for step in run.plan.steps if step.id in kept)

@@ -1,0 +1,69 @@
+"""Which of the wanted calls the budgets have room for.
+
+Rules of the file:
+- Calls are looked at in their order; what the first ones may use at most is taken from what the next ones find.
+- No room beside what is under way means: wait, for it may use less. No room at all means: the limit is reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from planner.core.commands import Call, Command, Record
+from planner.core.events import Fault, StepFailed
+from planner.core.ledger import NOTHING, UNLIMITED, Amount, refusal
+from planner.core.plan import StepPath
+from planner.core.run import Run, StepState
+from planner.core.state import account, accounts_of, held_in, holds
+
+
+@dataclass(frozen=True, slots=True)
+class Affordable:
+    """The commands that there is room for, and why there is none for one of the others, ever."""
+
+    commands: tuple[Command, ...]
+    over: str | None = None
+    is_waiting: bool = False
+    """Whether a call waits for what others hold."""
+
+
+def affordable(run: Run, wanted: Sequence[Command]) -> Affordable:
+    """What of `wanted` can be done within the budgets of the run, its agents and its steps."""
+    held = holds(run)
+    commands: list[Command] = []
+    over: str | None = None
+    is_waiting = False
+    for command in wanted:
+        if not isinstance(command, Call):
+            commands.append(command)
+            continue
+        refused = next(_refusals(run, command, held), None)
+        if refused is None:
+            commands.append(command)
+            held[command.path] = command.held
+            continue
+        account, reason, is_final = refused
+        if not is_final:
+            is_waiting = True
+        elif account.startswith("step:") and not _is_doubtful(run.step(command.path)):
+            fault = Fault(code="A-109", error_class="limit", message=f"{account.partition(':')[2]}: {reason}")
+            commands.append(Record(StepFailed(path=command.path, fault=fault)))
+        else:
+            over = over or (f"{account}: {reason}" if account else reason)
+    return Affordable(tuple(commands), over, is_waiting)
+
+
+def _is_doubtful(state: StepState) -> bool:
+    """Whether the call may have happened already, so that it cannot just fail."""
+    return state.status in {"interrupted", "in_doubt"} or state.question == "happened"
+
+
+def _refusals(run: Run, command: Call, held: Mapping[StepPath, Amount]) -> Iterator[tuple[str, str, bool]]:
+    """The accounts without room for the call, why, and whether that stays so when nothing is under way."""
+    others = {path: amount for path, amount in held.items() if path != command.path}
+    for name in ("", *accounts_of(run, command.path)):
+        budget, spent = account(run, name)
+        reason = None if budget == UNLIMITED else refusal(budget, spent, held_in(run, name, others), command.held)
+        if reason is not None:
+            yield name, reason, refusal(budget, spent, NOTHING, command.held) is not None

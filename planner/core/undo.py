@@ -1,0 +1,101 @@
+"""Take effects back: one after the other, the last one first, each as durably as it was made.
+
+Rules of the file:
+- What takes a call back is a call of its own, at its own path (`s4~undo`), with the same retries, doubt and resume.
+- What cannot be taken back, or of which nobody knows whether it happened, is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from planner.core import attempts
+from planner.core.catalog import Declaration
+from planner.core.commands import Command, Record
+from planner.core.correction import undo_report
+from planner.core.events import Remainder, RunFinished, UndoBegan
+from planner.core.plan import Plan, StepPath, beside, role_of
+from planner.core.run import DONE, UNDECIDED, Run, StepState, in_flight, may_retry
+from planner.core.state import callee_at
+from planner.core.values import View
+
+
+def next_one(run: Run) -> Iterator[Command] | None:
+    """The commands for the first call that is still to be taken back; None if there is none."""
+    for path in run.undoing:
+        state = run.step(path)
+        if state.status not in DONE or may_retry(attempts.UNDO_STEP, state):
+            return attempts.go_on(View(run, run.plan or Plan()), attempts.UNDO_STEP, path, is_open=True)
+    return None
+
+
+def cancel(run: Run) -> Iterator[Command]:
+    """No new steps; what is in doubt is found out about, what can be taken back is, and the rest is told."""
+    undoing = next_one(run)
+    if undoing is not None:
+        yield from undoing
+    elif in_flight(run):
+        return
+    elif doubts := [path for path, state in run.steps.items() if _may_be_known(run, path, state)]:
+        view = View(run, run.plan or Plan())
+        for path in doubts:
+            yield from attempts.go_on(view, attempts.UNDO_STEP, path, is_open=False)
+    else:
+        paths = tuple(reversible(run))
+        yield Record(UndoBegan(paths=paths)) if paths else Record(_cancelled(run))
+
+
+def _cancelled(run: Run) -> RunFinished:
+    undone, left = undo_report(run)
+    told = {*undone, *(remainder.path for remainder in left)}
+    lasting = tuple(
+        Remainder(path=path, reason=_lasting(state))
+        for path, state in run.steps.items()
+        if path not in told and _is_effect(run, path, state)
+    )
+    return RunFinished(status="cancelled", reason="cancelled on request", undone=undone, left=(*left, *lasting))
+
+
+def _lasting(state: StepState) -> str:
+    return "it cannot be taken back" if state.status == "succeeded" else "nobody knows whether it happened"
+
+
+def _is_unknown(state: StepState) -> bool:
+    is_asked = state.question == "happened" and state.status in {"asked", "answered"}
+    return is_asked or state.status in {"interrupted", "in_doubt"}
+
+
+def _is_effect(run: Run, path: StepPath, state: StepState) -> bool:
+    """Whether a call changed something, or may have."""
+    callee = run.started.setup.catalogue.get(callee_at(run, path))
+    if callee is None or callee.is_reading or role_of(path) == "undo" or state.attempt == 0:
+        return False
+    is_undecided = state.fault is not None and state.fault.code in UNDECIDED
+    is_part = callee.kind == "plan" and state.status in {"failed", "skipped"}
+    return state.status in {"succeeded", "parked"} or _is_unknown(state) or is_undecided or is_part
+
+
+def _may_be_known(run: Run, path: StepPath, state: StepState) -> bool:
+    """Whether somebody may say if the call happened; one that can be repeated can be taken back unasked."""
+    callee = run.started.setup.catalogue.get(callee_at(run, path))
+    if callee is None or callee.is_reading or role_of(path) == "undo":
+        return False
+    return _is_unknown(state) and state.status != "asked" and callee.declaration.on_doubt != "idempotent"
+
+
+def reversible(run: Run) -> list[StepPath]:
+    """The calls that changed something and say how they are taken back, the last one first."""
+    catalogue = run.started.setup.catalogue
+    found: list[tuple[int, StepPath]] = []
+    for path, state in run.steps.items():
+        if not _is_effect(run, path, state) or run.step(beside(path, "undo")).key == f"{state.key}-undo":
+            continue
+        callee = catalogue[callee_at(run, path)]
+        if callee.declaration.undo is not None and (callee.kind == "plan" or _is_ripe(callee.declaration, state)):
+            found.append((state.begun, path))
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def _is_ripe(declared: Declaration, state: StepState) -> bool:
+    """Whether it is known to have happened, or harmless to take back if it did not."""
+    return state.status == "succeeded" or (_is_unknown(state) and declared.on_doubt == "idempotent")

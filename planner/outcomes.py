@@ -1,0 +1,112 @@
+"""What became of a call, as the events of its run say it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from planner.core.circuit import tells
+from planner.core.commands import Call
+from planner.core.events import (
+    BlockEntered,
+    Event,
+    Fault,
+    MapResolved,
+    StepFailed,
+    StepInDoubt,
+    StepParked,
+    StepResolved,
+    StepSkipped,
+    StepStarted,
+    StepSucceeded,
+    Usage,
+)
+from planner.core.labels import Labelled
+from planner.core.ledger import Amount
+from planner.core.plan import role_of
+from planner.core.run import Run
+from planner.core.state import callee_at
+from planner.errors import PlannerError
+
+
+def started(command: Call) -> StepStarted:
+    """The intent of a call."""
+    return StepStarted(
+        path=command.path,
+        attempt=command.attempt,
+        key=command.key,
+        held=command.held,
+        is_cheaper=command.is_cheaper,
+    )
+
+
+def child_id(run: Run, command: Call) -> str:
+    """The id of the nested run that a step is: equal for all attempts, and for taking it back."""
+    return f"{run.id}.{command.key[:8]}"
+
+
+def ended(child: Run, command: Call) -> StepSucceeded | StepFailed | StepParked:
+    """What a nested run is for the step that it is."""
+    if child.finished is None:
+        return StepParked(path=command.path)
+    cost_usd = None if child.spent.unpriced else child.spent.cost_usd
+    usage = (Usage(output_tokens=child.spent.tokens, cost_usd=cost_usd, model=f"run {child.id}"),)
+    calls = child.spent.calls
+    is_taken_back = role_of(command.path) == "undo" and child.status == "cancelled"
+    if is_taken_back and not child.finished.left:
+        return StepSucceeded(path=command.path, value=Labelled())
+    if child.status in {"completed", "unverified"}:
+        value = child.finished.result
+        return StepSucceeded(path=command.path, value=value, usage=usage, calls=calls)
+    left = ", ".join(f"{one.path}: {one.reason}" for one in child.finished.left)
+    what = f"run {child.id} ended as {child.status}: {child.finished.reason or left}"
+    fault = Fault(code="A-110", error_class="denied" if child.status == "denied" else "invalid", message=what)
+    return StepFailed(path=command.path, fault=fault, attempt=command.attempt, usage=usage, calls=calls)
+
+
+def used(usage: Sequence[Usage], held: Amount) -> Amount:
+    """What a call used: what models say, else its price; unknown where the price of one answer is."""
+    if not usage and not held.tokens:
+        return held
+    costs = [one.cost_usd for one in usage]
+    known = sum(cost for cost in costs if cost is not None)
+    tokens = sum(one.input_tokens + one.output_tokens for one in usage)
+    return Amount(cost_usd=None if None in costs else known, tokens=tokens, calls=held.calls)
+
+
+def fault_of(error: PlannerError) -> Fault:
+    """What went wrong: a class that rules may read, and a text that only people may."""
+    return Fault(
+        code=error.code,
+        error_class=error.error_class,
+        message=words(error.message),
+        choices=error.choices,
+        retry_after_s=error.retry_after_s,
+    )
+
+
+def words(said: object) -> str:
+    """What an error says, as text that the journal can hold: the name of a file may be no valid Unicode."""
+    return str(said).encode(errors="replace").decode()
+
+
+def is_up(outcome: StepSucceeded | StepFailed | StepInDoubt | StepParked) -> bool | None:
+    """Whether an outcome says that the other side is there; None if it says nothing of that."""
+    match outcome:
+        case StepSucceeded():
+            return True
+        case StepFailed():
+            return tells(outcome.fault.error_class)
+        case _:
+            return None
+
+
+def is_vital(run: Run, event: Event) -> bool:
+    """Whether losing the event in a power cut could repeat or lose an effect; those of reads could not."""
+    match event:
+        case StepResolved() | MapResolved() | StepSkipped() | BlockEntered():
+            return False
+        case StepStarted() | StepSucceeded() | StepFailed():
+            callee = run.started.setup.catalogue.get(callee_at(run, event.path))
+            return callee is not None and not callee.is_reading
+        case _:
+            return True

@@ -1,0 +1,285 @@
+"""Drive runs, each under its lease: new ones, those that stopped or wait, and those that are steps of others.
+
+Rules of the file:
+- One process owns a run. Whoever does not own it asks; whoever finds it without an owner goes on with it.
+- A run that is a step of another tells that one when it has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+
+from planner.core.commands import Call
+from planner.core.events import CancelRequested, Event, Recorded, RunResumed, RunStarted, StepNudged, UndoRequested
+from planner.core.run import Run
+from planner.core.setup import Parent
+from planner.core.state import fold
+from planner.engine import Engine
+from planner.errors import JournalError, UserError
+from planner.journal import Journal, Lease, Request, Requestable
+from planner.outside import Outside
+
+MAX_DEPTH = 3
+"""Runs inside runs: a planner that delegates what it was given would not end."""
+TAKEN_S = 10.0
+"""How long the owner of a run may take over a request; it is busy for milliseconds, unless it hangs."""
+POLL_S = 0.05
+
+Observer = Callable[[Recorded], None]
+Started = Callable[[str], Awaitable[RunStarted]]
+"""The first event of a run for a goal."""
+
+
+class Runner:
+    """Runs in one journal, driven by this process."""
+
+    def __init__(
+        self,
+        journal: Callable[[], Journal],
+        outside: Callable[[Run, Observer], Outside],
+        *,
+        started: Started,
+        telemetry: Observer | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._open = journal
+        self._outside = outside
+        self._started = started
+        self._telemetry = telemetry
+        self._clock = clock
+        self._running: dict[str, Engine] = {}
+
+    @property
+    def _journal(self) -> Journal:
+        return self._open()
+
+    async def begin(
+        self,
+        started: RunStarted,
+        run_id: str,
+        observe: Observer | None = None,
+        *,
+        until: Callable[[Run], bool] | None = None,
+    ) -> Run:
+        """The new run, as far as it could be taken. Raises `JournalError` J-101 if there is one of that id."""
+        lease = await self._journal.create(run_id, owner())
+        async with self._owning(lease) as leaving:
+            run = await self._driven(lease, (), started, observe, until=until)
+            leaving.append(run)
+        return run
+
+    async def go_on(self, run_id: str, observe: Observer | None = None) -> Run:
+        """The run, gone on with where its journal ends; what others asked of it is taken first.
+
+        A finished run of which nobody asks anything stays as it is; the run that waits for this one is told. Raises
+        `JournalError` if the run is unknown, live in another process, or its record damaged.
+        """
+        run = await self._gone_on(run_id, observe)
+        parent = run.started.parent
+        if parent is not None and run.finished is not None:
+            nudge = StepNudged(path=parent.path, by=run.id)
+            await self._journal.post(parent.run_id, nudge, at=self._clock())
+        return run
+
+    async def _gone_on(self, run_id: str, observe: Observer | None = None) -> Run:
+        history = await self.history(run_id)
+        run = fold(history)
+        if run.finished is None or await self._journal.requests(run_id):
+            lease = await self._journal.acquire(run_id, owner())
+            async with self._owning(lease) as leaving:
+                history = await self.history(run_id)  # once more: it may have grown before it was ours
+                run = fold(history)
+                event = RunResumed(owner=lease.owner) if run.finished is None else None
+                run = await self._driven(lease, history, event, observe)
+                leaving.append(run)
+        return run
+
+    async def tell(self, run_id: str, event: Requestable, observe: Observer | None = None) -> Run:
+        """Asks something of a run: its owner, or where it has none, this process, which then goes on with it.
+
+        Raises `UserError` U-432 if it is refused, U-433 if the owner does not take it; `JournalError`.
+        """
+        journal = self._journal
+        request = await journal.post(run_id, event, at=self._clock())
+        waited_until = asyncio.get_running_loop().time() + TAKEN_S
+        while (asked := await journal.request(request)).is_open:
+            try:
+                run = await self.go_on(run_id, observe)
+                asked = await journal.request(request)
+                _check(asked)
+                return await self._with_parent(run)
+            except JournalError as error:
+                if error.code != "J-103":
+                    raise
+            if asyncio.get_running_loop().time() > waited_until:
+                what = f"the owner of run `{run_id}` has not taken the request within {TAKEN_S:g} s"
+                raise UserError("U-433", what, hint="It stays posted; look again with `planner runs show`.")
+            await asyncio.sleep(POLL_S)
+        _check(asked)
+        return fold(await self.history(run_id))
+
+    async def wake(self, observe: Observer | None = None) -> tuple[Run, ...]:
+        """Goes on with every run that can: its process ended, its time came, or somebody asked something of it."""
+        woken: dict[str, Run] = {}
+        tried: set[str] = set()
+        while due := [s.run_id for s in await self._journal.pending(self._clock()) if s.run_id not in tried]:
+            for run_id in due:
+                tried.add(run_id)
+                with suppress_live():
+                    woken[run_id] = await self.go_on(run_id, observe)
+        return tuple(woken.values())
+
+    async def stop(self, run_id: str, *, by: str) -> bool:
+        """Asks a run that this process drives to stop; False if it drives none of that id."""
+        engine = self._running.get(run_id)
+        if engine is not None:
+            await engine.cancel(by)
+        return engine is not None
+
+    async def history(self, run_id: str) -> tuple[Recorded, ...]:
+        """The run's events. Raises `JournalError` if they are not those that were written."""
+        checked = await self._journal.verify(run_id)
+        if checked.problem:
+            raise JournalError("J-301", f"the record of run `{run_id}` is damaged: {checked.problem}")
+        return await self._journal.read(run_id)
+
+    # runs that are steps of other runs
+
+    async def run(self, parent: Run, command: Call, *, goal: str, allow: tuple[str, ...]) -> Run:
+        """The run of that step, begun or gone on with, until it ended or can only wait."""
+        child = f"{parent.id}.{command.key[:8]}"
+        try:
+            return await self._gone_on(child)
+        except JournalError as error:
+            if error.code == "J-103":
+                return fold(await self.history(child))
+            if error.code != "J-102":
+                raise
+        return await self.begin(await self._child(parent, command, goal, allow), child)
+
+    async def undo(self, run_id: str, *, by: str) -> Run:
+        """The run, with everything that it did taken back, as far as that can be."""
+        run = fold(await self.history(run_id))
+        if run.is_cancelled:
+            return await self._gone_on(run_id)
+        request: Requestable = UndoRequested(by=by) if run.finished is not None else CancelRequested(by=by)
+        await self._journal.post(run_id, request, at=self._clock())
+        return await self._gone_on(run_id)
+
+    async def cancel(self, run_id: str, *, by: str) -> None:
+        """Asks a run that is under way here to stop."""
+        await self.stop(run_id, by=by)
+
+    async def _child(self, parent: Run, command: Call, goal: str, allow: tuple[str, ...]) -> RunStarted:
+        """Its first event: the parent's rights or fewer, and a budget out of the parent's."""
+        own, setup = await self._started(goal), parent.started.setup
+        is_deepest = setup.depth + 1 >= MAX_DEPTH
+        callees = tuple(
+            callee
+            for callee in setup.callees
+            if any(fnmatchcase(callee.name, pattern) for pattern in allow)
+            and not (is_deepest and callee.kind == "plan")
+        )
+        fields = {
+            "callees": callees,
+            "policy": setup.policy,
+            "budget": command.limits,
+            "depth": setup.depth + 1,
+            "on_ask": setup.on_ask,
+            "workspace": setup.workspace,
+        }
+        return own.model_copy(
+            update={
+                "principal": parent.started.principal,
+                "setup": own.setup.model_copy(update=fields),
+                "parent": Parent(run_id=parent.id, path=command.path),
+            }
+        )
+
+    async def _with_parent(self, run: Run) -> Run:
+        """Goes on with the run that waited for this one."""
+        parent = run.started.parent
+        if parent is not None and run.finished is not None:
+            with suppress_live():
+                await self._with_parent(await self.go_on(parent.run_id))
+        return run
+
+    # driving
+
+    @asynccontextmanager
+    async def _owning(self, lease: Lease) -> AsyncIterator[list[Run]]:
+        """Gives the run back, however the work on it ends, with the time at which it wants to go on."""
+        last: list[Run] = []
+        try:
+            yield last
+        finally:
+            due_at = last[-1].due() if last and last[-1].finished is None else None
+            await self._journal.release(lease, due_at=due_at)
+
+    async def _driven(
+        self,
+        lease: Lease,
+        history: Sequence[Recorded],
+        event: RunStarted | RunResumed | None,
+        observe: Observer | None,
+        *,
+        until: Callable[[Run], bool] | None = None,
+    ) -> Run:
+        """The run as far as an engine could take it after `history` and `event`."""
+        told = _observers(observe, self._telemetry)
+        for recorded in history:
+            if self._telemetry is not None:
+                self._telemetry(recorded)
+        newest: tuple[Recorded, ...] = ()
+        if event is not None:
+            newest = await self._first(lease, history, event)
+            told(newest[0])
+        run = fold([*history, *newest])
+        engine = self._running[run.id] = Engine(self._outside(run, told), lease, run)
+        try:
+            return await engine.drive(until)
+        finally:
+            del self._running[run.id]
+
+    async def _first(self, lease: Lease, history: Sequence[Recorded], event: Event) -> tuple[Recorded, ...]:
+        return await self._journal.append(lease, len(history), [event], at=self._clock())
+
+
+@contextmanager
+def suppress_live() -> Iterator[None]:
+    """A run that somebody else drives needs nobody to go on with it."""
+    try:
+        yield
+    except JournalError as error:
+        if error.code != "J-103":
+            raise
+
+
+def _check(request: Request) -> None:
+    if request.problem is not None:
+        raise UserError(
+            "U-432",
+            f"run `{request.run_id}` refused it: {request.problem}",
+            hint="`planner runs show` says what it waits for.",
+            error_class="conflict",
+        )
+
+
+def _observers(*observers: Observer | None) -> Observer:
+    def told(recorded: Recorded) -> None:
+        for observer in observers:
+            if observer is not None:
+                observer(recorded)
+
+    return told
+
+
+def owner() -> str:
+    """What this process calls itself as the owner of a run: pid and a random part."""
+    return f"{os.getpid()}-{secrets.token_hex(4)}"

@@ -1,0 +1,111 @@
+"""The laws that are looked at when a run has ended."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+from planner.core.catalog import READING
+from planner.core.events import Recorded, RunFinished
+from planner.core.plan import own_path
+from planner.core.run import UNDECIDED, Run
+from planner.core.state import evolve
+from planner.core.values import place_in
+from planner.simulator.laws import BrokenLawError
+from planner.simulator.scenarios import CALLEES
+from planner.simulator.schedule import Schedule
+from planner.simulator.world import REVERSIBLE, Deed, World, meets
+
+THROUGH_JSON = 16
+"""One of so many seeds writes its whole journal as JSON and reads it again: that takes longer than the run."""
+OPEN = frozenset({"started", "interrupted", "in_doubt", "asked", "answered", "parked"})
+_LOOKING = frozenset(callee.name for callee in CALLEES if callee.declaration.effect in READING)
+
+
+def check_end(schedule: Schedule, *, expected: Schedule | None) -> None:
+    """Raises `BrokenLawError` for a law that the whole run broke; `expected` is its calm course in order."""
+    _check_order(schedule)
+    _check_journaled(schedule)
+    _check_fold(schedule)
+    finished = schedule.run.finished
+    assert finished is not None, "the schedule drove the run to its end"
+    if finished.status == "cancelled":
+        _check_cancelled(schedule.world, finished)
+    if expected is not None:
+        _check_same(schedule, expected)
+
+
+def _check_order(schedule: Schedule) -> None:
+    """Of two deeds on one thing the plan's first one happened first; a halt stands between all effects."""
+    places = {deed.path: place_in(schedule.scenario.plan, own_path(deed.path)) for deed in schedule.world.deeds}
+    for a, b in combinations(schedule.world.deeds, 2):
+        if a.revision != b.revision or not _conflict(a, b):
+            continue
+        first, second = (a, b) if places[a.path] <= places[b.path] else (b, a)
+        if places[a.path] != places[b.path] and first.ends >= second.begins:
+            what = f"`{second.path}` ({second.callee}) came before `{first.path}` ({first.callee})"
+            raise BrokenLawError("effects keep the order of the plan", what)
+
+
+def _conflict(a: Deed, b: Deed) -> bool:
+    is_halt = not a.key or not b.key
+    is_change = (a.is_change and b.is_change) if is_halt else (a.is_change or b.is_change)
+    return is_change and meets(a.touches, b.touches)
+
+
+def _check_journaled(schedule: Schedule) -> None:
+    """The journal knows of everything that happened, at least as something that nobody knows."""
+    paths = {deed.key: deed.path for deed in schedule.world.deeds if deed.key and deed.is_change}
+    is_child = {deed.key: deed.callee == "plan.goal" for deed in schedule.world.deeds}
+    for key in schedule.world.happened & schedule.known.keys():
+        known = schedule.known[key]
+        own = key.removesuffix("-undo")
+        if own not in paths or is_child[own]:
+            continue
+        if known not in {"succeeded", "started", *UNDECIDED}:
+            what = f"`{paths[own]}` ({key[-5:]}) happened, but the journal says {known}"
+            raise BrokenLawError("what happened is journaled", what)
+
+
+def _check_fold(schedule: Schedule) -> None:
+    run: Run | None = None
+    history = schedule.history
+    if schedule.scenario.seed % THROUGH_JSON == 0:
+        history = [Recorded.model_validate_json(recorded.model_dump_json()) for recorded in history]
+        if history != schedule.history:
+            raise BrokenLawError("the journal alone gives the state", "an event reads differently from JSON")
+    for recorded, known in zip(history, schedule.states, strict=True):
+        run = evolve(run, recorded)
+        if run != known:
+            what = f"at event {recorded.run_seq} the fold of the journal differs from the state"
+            raise BrokenLawError("the journal alone gives the state", what)
+
+
+def _check_cancelled(world: World, finished: RunFinished) -> None:
+    left = {remainder.path for remainder in finished.left}
+    for deed in world.standing.values():
+        if deed.path not in left:
+            what = f"`{deed.path}` ({deed.callee}) stands, but only {sorted(left)} are told to be left"
+            raise BrokenLawError("a cancelled run tells what is left", what)
+    for path in world.reversed:
+        if path not in left and path not in finished.undone:
+            raise BrokenLawError("a cancelled run tells what is left", f"`{path}` was taken back, and nobody says so")
+    for path in finished.undone:
+        if path not in world.reversed and path not in {deed.path for deed in world.standing.values()}:
+            continue  # it was in doubt and had not happened
+        if path not in world.reversed:
+            raise BrokenLawError("a cancelled run tells what is left", f"`{path}` stands, and is told to be undone")
+    is_whole = not any(deed.callee in REVERSIBLE for deed in world.standing.values())
+    if is_whole and any(world.boxes.values()):
+        raise BrokenLawError("what can be taken back is", f"the boxes hold {world.boxes}, not what they began with")
+
+
+def _check_same(schedule: Schedule, expected: Schedule) -> None:
+    """The end, but for what a time or a person's name says."""
+    if schedule.run.finished != expected.run.finished:
+        what = f"it ends with {schedule.run.finished!r}, in order with {expected.run.finished!r}"
+        raise BrokenLawError("any course gives one end", what)
+    here, there = ((w.boxes, sorted(w.lasting)) for w in (schedule.world, expected.world))
+    if here != there:
+        raise BrokenLawError("any course gives one end", f"the world is {here}, in order {there}")
+
+
