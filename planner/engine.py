@@ -75,6 +75,8 @@ RENEW_S = 10.0
 """How often the lease is renewed: a third of its life."""
 ILLEGAL = frozenset({"J-203", "J-204"})
 """What a request is refused for: the run is not in a state where that could happen."""
+UNBEGUN = frozenset({"J-102", "J-201"})
+"""There is no such run, or its process ended before it had a first event."""
 
 
 class Engine:
@@ -418,7 +420,12 @@ class Engine:
             fault = Fault(code="T-208", error_class="invalid", message="this engine runs no nested goals")
             return StepFailed(path=path, fault=fault, attempt=command.attempt)
         if role_of(path) == "undo":
-            child = await nested.undo(child_id(self._run, command), by=self._run.id)
+            try:
+                child = await nested.undo(child_id(self._run, command), by=self._run.id)
+            except JournalError as error:
+                if error.code not in UNBEGUN:
+                    raise
+                return StepSucceeded(path=path, value=Labelled())
         else:
             given = self._arguments(path)
             allow = given.get("allow")

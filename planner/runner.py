@@ -20,7 +20,7 @@ from planner.core.events import CancelRequested, Event, Recorded, RunResumed, Ru
 from planner.core.run import Run
 from planner.core.setup import Parent
 from planner.core.state import fold
-from planner.engine import Engine
+from planner.engine import UNBEGUN, Engine
 from planner.errors import JournalError, UserError
 from planner.journal import Journal, Lease, Request, Requestable
 from planner.outside import Outside
@@ -68,11 +68,20 @@ class Runner:
         until: Callable[[Run], bool] | None = None,
     ) -> Run:
         """The new run, as far as it could be taken. Raises `JournalError` J-101 if there is one of that id."""
-        lease = await self._journal.create(run_id, owner())
+        lease = await self._created(run_id)
         async with self._owning(lease) as leaving:
             run = await self._driven(lease, (), started, observe, until=until)
             leaving.append(run)
         return run
+
+    async def _created(self, run_id: str) -> Lease:
+        """The lease on a new run, or on one whose process ended before it had a first event."""
+        try:
+            return await self._journal.create(run_id, owner())
+        except JournalError as error:
+            if error.code != "J-101" or await self._journal.read(run_id):
+                raise
+        return await self._journal.acquire(run_id, owner())
 
     async def go_on(self, run_id: str, observe: Observer | None = None) -> Run:
         """The run, gone on with where its journal ends; what others asked of it is taken first.
@@ -159,18 +168,19 @@ class Runner:
         except JournalError as error:
             if error.code == "J-103":
                 return fold(await self.history(child))
-            if error.code != "J-102":
+            if error.code not in UNBEGUN:
                 raise
         return await self.begin(await self._child(parent, command, goal, allow), child)
 
     async def undo(self, run_id: str, *, by: str) -> Run:
         """The run, with everything that it did taken back, as far as that can be."""
         run = fold(await self.history(run_id))
-        if run.is_cancelled:
-            return await self._gone_on(run_id)
-        request: Requestable = UndoRequested(by=by) if run.finished is not None else CancelRequested(by=by)
-        await self._journal.post(run_id, request, at=self._clock())
-        return await self._gone_on(run_id)
+        if not run.is_cancelled:
+            request: Requestable = UndoRequested(by=by) if run.finished is not None else CancelRequested(by=by)
+            await self._journal.post(run_id, request, at=self._clock())
+        with suppress_live():
+            await self._gone_on(run_id)
+        return fold(await self.history(run_id))
 
     async def cancel(self, run_id: str, *, by: str) -> None:
         """Asks a run that is under way here to stop."""
@@ -214,12 +224,12 @@ class Runner:
 
     @asynccontextmanager
     async def _owning(self, lease: Lease) -> AsyncIterator[list[Run]]:
-        """Gives the run back, however the work on it ends, with the time at which it wants to go on."""
+        """Gives the run back with the time at which it wants to go on: at once, where the work on it broke off."""
         last: list[Run] = []
         try:
             yield last
         finally:
-            due_at = last[-1].due() if last and last[-1].finished is None else None
+            due_at = last[-1].due() if last else self._clock()
             await self._journal.release(lease, due_at=due_at)
 
     async def _driven(

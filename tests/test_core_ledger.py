@@ -28,7 +28,7 @@ AGENT = Callee(name="agent.writer", kind="agent", summary="", declaration=Declar
 TOOL = Callee(name="sms.send", summary="", declaration=Declaration(effect="send", cost_usd=0.05))
 
 
-def test_without_limits_there_is_room_for_anything():
+def test_without_limits_there_is_room_for_anything() -> None:
     assert refusal(UNLIMITED, Spent(calls=9_999, unpriced=3), NOTHING, Amount(cost_usd=None, tokens=10**9)) is None
 
 
@@ -45,7 +45,7 @@ def test_without_limits_there_is_room_for_anything():
         (Budget(seconds=2), Spent(seconds=2), NOTHING, ONE_CALL, "2 of 2 seconds are over"),
     ],
 )
-def test_a_call_without_room_is_refused_with_the_figures(budget, spent, held, wanted, said):
+def test_a_call_without_room_is_refused_with_the_figures(budget: Budget, spent: Spent, held: Amount, wanted: Amount, said: str) -> None:
     assert said in (refusal(budget, spent, held, wanted) or "")
 
 
@@ -59,54 +59,54 @@ def test_a_call_without_room_is_refused_with_the_figures(budget, spent, held, wa
         (Budget(seconds=2), Spent(seconds=1.9), ONE_CALL),
     ],
 )
-def test_a_call_that_fits_is_not_refused(budget, spent, wanted):
+def test_a_call_that_fits_is_not_refused(budget: Budget, spent: Spent, wanted: Amount) -> None:
     assert refusal(budget, spent, NOTHING, wanted) is None
 
 
-def test_a_tool_costs_what_it_declares():
+def test_a_tool_costs_what_it_declares() -> None:
     assert estimate(TOOL, {}, None) == Amount(cost_usd=0.05)
 
 
-def test_an_agent_is_held_at_its_longest_answer_and_all_that_it_reads():
+def test_an_agent_is_held_at_its_longest_answer_and_all_that_it_reads() -> None:
     amount = estimate(AGENT, {"text": "é"}, Rate(input_usd=1, output_usd=2))
     read = 2_000 + len(b'{"text": "__"}')
     assert amount == Amount(cost_usd=(read + 2 * 700) / 1_000_000, tokens=read + 700)
 
 
 @pytest.mark.parametrize("rate", [None, Rate(), Rate(input_usd=1), Rate(output_usd=1)])
-def test_an_unknown_price_is_not_nothing(rate):
+def test_an_unknown_price_is_not_nothing(rate: Rate | None) -> None:
     assert estimate(AGENT, {}, rate).cost_usd is None
     assert price(rate, 1, 1) is None
 
 
-def test_a_priced_tool_of_unknown_price_stays_unknown():
+def test_a_priced_tool_of_unknown_price_stays_unknown() -> None:
     assert price(Rate(input_usd=1, output_usd=1), 1, 1, besides=None) is None
 
 
-def test_what_was_used_adds_up_and_an_unknown_price_is_counted():
+def test_what_was_used_adds_up_and_an_unknown_price_is_counted() -> None:
     spent = Spent().plus(Amount(cost_usd=0.5, tokens=10)).plus(Amount(cost_usd=None, tokens=5))
     assert spent == Spent(cost_usd=0.5, unpriced=1, tokens=15, calls=2)
 
 
-def test_amounts_add_up_and_stay_unknown():
+def test_amounts_add_up_and_stay_unknown() -> None:
     assert total([ONE_CALL, Amount(cost_usd=1, tokens=2)]) == Amount(cost_usd=1, tokens=2, calls=2)
     assert total([ONE_CALL, Amount(cost_usd=None)]).cost_usd is None
     assert total([]) == NOTHING
 
 
-def test_the_share_is_that_of_the_tightest_limit():
+def test_the_share_is_that_of_the_tightest_limit() -> None:
     assert share(Budget(calls=10, tokens=100), Spent(calls=1, tokens=90)) == 0.9
     assert share(UNLIMITED, Spent(calls=7)) == 0.0
     assert share(Budget(calls=0), Spent()) == 1.0
 
 
-def test_the_rest_is_what_neither_is_spent_nor_held():
+def test_the_rest_is_what_neither_is_spent_nor_held() -> None:
     left = rest(Budget(cost_usd=2, tokens=100, calls=10), Spent(cost_usd=0.5, tokens=10, calls=4), Amount(cost_usd=1))
     assert left == Budget(cost_usd=0.5, tokens=90, calls=5)
     assert rest(Budget(seconds=1), Spent(seconds=5), Amount(cost_usd=None)) == Budget(seconds=0)
 
 
-def test_of_two_budgets_the_narrower_limits_hold():
+def test_of_two_budgets_the_narrower_limits_hold() -> None:
     assert narrower(Budget(calls=5, tokens=7), Budget(calls=9, cost_usd=1)) == Budget(calls=5, tokens=7, cost_usd=1)
 
 
@@ -115,7 +115,7 @@ BUDGETS = st.builds(Budget, cost_usd=st.floats(0, 9), tokens=st.integers(0, 99),
 
 
 @given(BUDGETS, st.lists(AMOUNTS, max_size=12))
-def test_calls_started_together_never_overshoot(budget, wanted):
+def test_calls_started_together_never_overshoot(budget: Budget, wanted: list[Amount]) -> None:
     held = NOTHING
     for amount in wanted:
         if refusal(budget, Spent(), held, amount) is None:

@@ -1,13 +1,17 @@
 """Runs of earlier versions, kept as files: what the rules led to then, they lead to now.
 
-`python -m tests.test_golden --regenerate` runs the recipes below anew and writes `tests/golden/v<semantics>-*.jsonl`.
-That is right after a new recipe, and after a change of wording or of the certificate. A change of what is done next
-is not to be hidden that way: it is a new version in `planner.core.replay.RULES`, with the old rules beside it.
+`python -m tests.test_golden --replay` says what no longer holds. `python -m tests.test_golden --regenerate` runs the
+recipes below anew and writes `tests/golden/v<semantics>-<recipe>.jsonl`. That is right after a new recipe, and after
+a change of wording or of the certificate. A change of what is done next is not to be hidden that way: it is a new
+version in `planner.core.replay.RULES`, with the old rules beside it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -40,7 +44,8 @@ from planner.core.run import Run
 from planner.core.state import fold
 from planner.journal.contract import Requestable
 
-GOLDEN = Path(__file__).parent / "golden"
+ROOT = Path(__file__).parent.parent
+GOLDEN = ROOT / "tests" / "golden"
 POLICY = Policy(rules=(Rule(id="people", then="ask", callee="world.ring"), Rule(id="all", then="allow")))
 ADA = Principal(name="ada")
 
@@ -139,7 +144,7 @@ RECIPES: Mapping[str, Recipe] = {
             {"steps": [step("s1", "world.unknown")]},
             {
                 "steps": [
-                    step("s1", "world.read", name="a"),
+                    {"timeout_s": 9, **step("s1", "world.read", name="a")},
                     step("s2", "world.read", name="b"),
                     {"id": "s3", "let": "${s1 + ', ' + s2}"},
                     {"if": "len(s3) > 99", **step("s4", "world.note", text="long")},
@@ -152,7 +157,10 @@ RECIPES: Mapping[str, Recipe] = {
     "replan": Recipe(
         "Read what is there",
         plans=[
-            {"steps": [step("s1", "world.read", name="a"), step("s2", "world.read", name="lost")], "answer": "$s2"},
+            {
+                "steps": [step("s1", "world.read", name="a"), step("s2", "world.read", name="lost")],
+                "answer": "${s1} ${s2}",
+            },
             {"steps": [step("s3", "world.read", name="b")], "answer": "${s1}, ${s3}"},
         ],
         holds=frozenset({"StepFailed", "PlanAbandoned"}),
@@ -278,9 +286,16 @@ def regenerate() -> Iterator[str]:
         yield f"{file.name}: {len(history)} events, {fold(history).status}"
 
 
-# tests -------------------------------------------------------------------------------------------------------------
+def diverging() -> Iterator[str]:
+    """What the rules no longer lead to, a line each."""
+    for name in NAMES:
+        yield from (f"{name}: {told(divergence)}" for divergence in replayed(kept(name)))
+
 
 NAMES = sorted(file.stem for file in GOLDEN.glob("*.jsonl"))
+
+
+# tests -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -316,9 +331,16 @@ def test_a_file_names_the_version_of_its_rules_and_there_are_some_of_each() -> N
 
 def test_no_file_knows_where_it_was_made() -> None:
     for name in NAMES:
-        for recorded in kept(name):
-            assert Path(__file__).parts[1] not in recorded.model_dump_json().split("/")
         assert fold(kept(name)).started.setup.workspace == "workspace"
+        assert re.search(r'"/\w', (GOLDEN / f"{name}.jsonl").read_text(encoding="utf-8")) is None
+
+
+@pytest.mark.parametrize("seed", ["1", "2", "3"])
+def test_the_rules_do_not_depend_on_the_order_in_which_sets_are_gone_through(seed: str) -> None:
+    command = [sys.executable, "-m", "tests.test_golden", "--replay"]
+    environ = {**os.environ, "PYTHONHASHSEED": seed}
+    done = subprocess.run(command, check=False, cwd=ROOT, env=environ, text=True, capture_output=True, timeout=60)
+    assert (done.stdout, done.returncode) == ("", 0), done.stderr
 
 
 # changed rules -----------------------------------------------------------------------------------------------------
@@ -378,7 +400,9 @@ def test_every_kind_of_event_that_a_recipe_waits_for_exists() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] != ["--regenerate"]:
-        sys.exit("usage: python -m tests.test_golden --regenerate")
-    for line in regenerate():
-        print(line)
+    told_ = {"--regenerate": regenerate, "--replay": diverging}.get(" ".join(sys.argv[1:]))
+    if told_ is None:
+        sys.exit("usage: python -m tests.test_golden --regenerate | --replay")
+    lines = list(told_())
+    print(*lines, sep="\n", end="\n" if lines else "")
+    sys.exit(bool(lines) and told_ is diverging)

@@ -14,7 +14,7 @@ from importlib import import_module
 
 from planner.cli import terminal
 from planner.cli.exits import EXITS, exit_of
-from planner.cli.options import Options, parse
+from planner.cli.options import VERBS, Options, parse
 from planner.errors import PlannerError
 
 
@@ -34,8 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _performer(verb: str) -> Callable[[Options], int]:
-    """The function behind a verb: `run` is `planner.cli.run.run`, and `runs list` is `planner.cli.runs.list_`."""
+    """The function behind a verb: `run` is `planner.cli.run.run`, and `runs list` is `planner.cli.runs.list_`;
+    a verb may stand in another module than that of its group."""
     group, _, name = verb.partition(" ")
-    module = import_module(f"planner.cli.{group}")
+    module = import_module(f"planner.cli.{VERBS[verb].module or group}")
     performer: Callable[[Options], int] = getattr(module, "list_" if name == "list" else name or group)
     return performer

@@ -5,15 +5,24 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC
 from typing import Protocol
 
 from planner.cli import terminal
-from planner.cli.progress import Row, Watch, call, certificate, ending, row, rows, told, use
+from planner.cli.ending import answers, ending, part_of
+from planner.cli.progress import Watch, certificate, told, use
+from planner.cli.rows import INDENT, Scene, call, named, row, rows
 from planner.core.events import (
+    BudgetRefused,
+    CancelRequested,
+    Event,
+    EventReceived,
+    HumanAnswered,
     HumanAsked,
+    PauseLifted,
+    PauseRequested,
     PlanAbandoned,
     PlanAccepted,
     PlannerFailed,
@@ -21,14 +30,21 @@ from planner.core.events import (
     Recorded,
     RetryScheduled,
     RunFinished,
+    RunForked,
     RunStarted,
+    Steered,
     StepFailed,
     StepInDoubt,
+    StepParked,
     StepSkipped,
     StepStarted,
     StepSucceeded,
+    UndoBegan,
+    UndoRequested,
+    WaitStarted,
 )
 from planner.core.labels import Json
+from planner.core.plan import Step
 from planner.core.run import Run
 
 
@@ -147,14 +163,29 @@ def planned(run: Run) -> Iterator[str]:
     """A plan and its certificate in full."""
     plan = run.plan
     assert plan is not None, "only an accepted plan is shown"
-    width = max([len("answer"), *(len(step.id) for step in plan.steps)])
-    yield from (f"{step.id:{width}}  {call(step)}" for step in plan.steps)
+    written = list(_written(plan.steps, 0))
+    width = max([len("answer"), *(len(label) for label, _ in written)])
+    if plan.inputs:
+        yield f"{'inputs':{width}}  {terminal.excerpt(dict(plan.inputs), 100)}"
+    yield from (f"{label:{width}}  {text}" for label, text in written)
     if plan.answer is not None:
         yield f"{'answer':{width}}  {terminal.excerpt(plan.answer, 100)}"
     yield from certificate(run)
 
 
+def _written(steps: Sequence[Step], depth: int) -> Iterator[tuple[str, str]]:
+    """Each step with its blocks around it, as the plan writes it."""
+    indent = " " * (INDENT * depth)
+    for step in steps:
+        yield f"{indent}{step.id}", call(step)
+        yield from _written(step.do, depth + 1)
+        if step.else_:
+            yield f"{indent}else", ""
+            yield from _written(step.else_, depth + 1)
+
+
 def _lines(watch: Watch, run: Run, recorded: Recorded) -> Iterator[str]:
+    scene = Scene(watch, run, recorded.at)
     match recorded.event:
         case RunStarted():
             yield f"run      {run.id}"
@@ -169,18 +200,64 @@ def _lines(watch: Watch, run: Run, recorded: Recorded) -> Iterator[str]:
         case PlanAbandoned(reason=reason):
             yield f"plan     given up: {terminal.line(reason, 200)}"
         case StepStarted(path=path):
-            yield f"{path:<8} started  {row(watch, run, path, recorded.at).call}"
+            yield _line(named(path), "started", row(scene, path).call)
+        case HumanAnswered(path=path):
+            yield _line(named(path), "answered", answered(recorded.event))
         case (
-            StepSkipped() | StepInDoubt() | RetryScheduled() | StepSucceeded() | StepFailed() | HumanAsked() as event
+            StepSkipped()
+            | StepInDoubt()
+            | RetryScheduled()
+            | StepSucceeded()
+            | StepFailed()
+            | HumanAsked()
+            | WaitStarted()
+            | StepParked() as event
         ):
-            told_of = row(watch, run, event.path, recorded.at)
-            yield f"{event.path:<8} {told_of.mark:<8} {told_of.note or told_of.call}"
+            told_of = row(scene, event.path)
+            yield _line(told_of.id, told_of.mark, told_of.note or told_of.call)
+        case event:
+            yield from (_line("run", *words) for words in directed(event))
+
+
+def _line(label: str, mark: str, text: str) -> str:
+    return f"{label:<8} {mark:<8} {text}".rstrip()
+
+
+def answered(event: HumanAnswered) -> str:
+    """What a person said, and who it was."""
+    what = terminal.excerpt(event.value, 80) if event.answer == "value" else event.answer
+    return f"{what}, by {terminal.line(event.by)}"
+
+
+def directed(event: Event) -> Iterator[tuple[str, str]]:
+    """What somebody asked of the run as a whole, as a word and what there is to say of it."""
+    match event:
+        case PauseRequested(by=by):
+            yield "paused", f"by {terminal.line(by)}; what is under way ends first"
+        case PauseLifted(by=by):
+            yield "goes on", f"by {terminal.line(by)}"
+        case CancelRequested(by=by) | UndoRequested(by=by):
+            yield "cancel", f"by {terminal.line(by)}; what it did is taken back"
+        case UndoBegan(paths=paths):
+            yield "undo", f"takes back {', '.join(paths)}"
+        case Steered():
+            yield "corrected", correction(event)
+        case EventReceived(name=name, by=by):
+            yield "event", terminal.line(name) + (f", from {terminal.line(by)}" if by else "")
+        case BudgetRefused(account=account, reason=reason):
+            yield "no room", f"{terminal.line(account)}: {terminal.line(reason)}"
+        case RunForked(origin=origin, at_event=at_event):
+            yield "forked", f"from {origin} at event {at_event}"
         case _:
             return
 
 
-def _plain(row: Row) -> str:
-    return f"{row.id:<8} {row.mark:<8} {row.note or row.call}"
+def correction(event: Steered) -> str:
+    """A correction as a line: its words, the inputs it changes, and whether it brings a plan."""
+    parts = [terminal.line(event.text, 100)] if event.text else []
+    parts += [f"{name}={terminal.excerpt(value, 40)}" for name, value in event.inputs.items()]
+    parts += ["with another plan"] if event.plan is not None else []
+    return f"by {terminal.line(event.by)}: {'; '.join(parts)}"
 
 
 # ---- JSON --------------------------------------------------------------------------------------------------
@@ -216,7 +293,7 @@ class JsonLines:
         return nullcontext()
 
     def answer(self, run: Run, *, is_planned: bool) -> None:
-        """The last line: `RunFinished`, `RunWaiting`, `RunPlanned` or `RunStopped`, with what the run has cost."""
+        """The last line, with what the run has cost: `RunFinished`, `RunWaiting`, `RunPlanned` or `RunStopped`."""
         place = _place(self._last) if self._last is not None else {"run_id": run.id}
         terminal.put_json({**place, **outcome(run, is_planned=is_planned)})
 
@@ -249,9 +326,32 @@ def outcome(run: Run, *, is_planned: bool = False) -> dict[str, Json]:
         return {"type": "RunPlanned", **spent, "plan": plan, "certificate": run.certificate.model_dump(mode="json")}
     if run.status == "running":
         return {"type": "RunStopped", **spent}
-    questions: list[Json] = [
-        {"path": path, "use": use(run, path), "question": state.question, "reason": state.reason}
-        for path, state in run.steps.items()
-        if state.status == "asked"
-    ]
-    return {"type": "RunWaiting", **spent, "questions": questions}
+    return {"type": "RunWaiting", **spent, **waits(run)}
+
+
+def waits(run: Run) -> dict[str, Json]:
+    """What an unfinished run waits for: questions with the commands that answer them, times and events, its parts."""
+    asked = {path: state for path, state in run.steps.items() if state.status == "asked"}
+    waiting = {path: state for path, state in run.steps.items() if state.status == "waiting"}
+    return {
+        "questions": [
+            {
+                "path": path,
+                "use": use(run, path),
+                "question": state.question,
+                "reason": state.reason,
+                "commands": list(answers(run, path)),
+            }
+            for path, state in asked.items()
+        ],
+        "waits": [
+            {
+                "path": path,
+                "until": state.due.isoformat() if state.due else None,
+                "event": state.wanted[0] if state.wanted else None,
+                "match": dict(state.wanted[1]) if state.wanted else {},
+            }
+            for path, state in waiting.items()
+        ],
+        "parts": [part_of(run, path) for path, state in run.steps.items() if state.status == "parked"],
+    }

@@ -17,6 +17,7 @@ EXITS: Mapping[str, int] = {
     "over_budget": 5,
     "failed": 6,
     "waiting": 7,
+    "paused": 7,
     "running": 7,  # it was left open, and can be resumed
     "cancelled": 130,
 }

@@ -35,6 +35,16 @@ class Options(argparse.Namespace):
     success: str | None = None
     file: Path | None = None
     limit: int = 20
+    plan: Path | None = None
+    format: Literal["text", "mermaid"] = "text"
+    changes: tuple[str, ...] = ()
+    """Inputs to change, as `name=value`."""
+    is_later: bool = False
+    is_stuck: bool = False
+    is_following: bool = False
+    at_event: int | None = None
+    run: str | None = None
+    data: str | None = None
 
 
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
@@ -58,15 +68,20 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "help": "a model by its litellm name, such as openai/gpt-5-mini, or `local`",
     },
     "--success": {"metavar": "TEXT", "help": "what must hold in the end, in words or as ${expression}"},
+    "--plan": {"metavar": "FILE", "type": Path, "help": "a plan of your own, in YAML or JSON; no planner is asked"},
     "--plan-only": {
         "action": "store_true",
         "dest": "is_plan_only",
         "help": "plan, check and show the plan; run nothing",
     },
+    "--format": {
+        "choices": ("text", "mermaid"),
+        "help": "how `--plan-only` shows the plan: as text, or as a Mermaid flowchart",
+    },
     "--dry-run": {
         "action": "store_true",
         "dest": "is_dry_run",
-        "help": "the same, and list what running the plan would change",
+        "help": "run it, but change nothing: what only looks is done, the rest is told as `would ...`",
     },
     "--on-ask": {
         "choices": ("prompt", "wait", "deny"),
@@ -84,8 +99,28 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     },
     "--from": {"metavar": "FILE", "type": Path, "dest": "file", "help": "copy the weights from this file"},
     "--limit": {"metavar": "N", "type": int, "help": "at most so many (default: 20)"},
+    "--stuck": {
+        "action": "store_true",
+        "dest": "is_stuck",
+        "help": "only those that do not go on by themselves, with why and what to do",
+    },
+    "--later": {
+        "action": "store_true",
+        "dest": "is_later",
+        "help": "only leave it for whoever goes on with the run; do not go on with it here",
+    },
+    "--follow": {"action": "store_true", "dest": "is_following", "help": "wait for more, until the run has ended"},
+    "--with": {
+        "metavar": "NAME=VALUE",
+        "action": "append",
+        "dest": "changes",
+        "help": "another value for an input of the plan; may be repeated",
+    },
+    "--at": {"metavar": "EVENT", "type": int, "dest": "at_event", "help": "the number of the last event to keep"},
+    "--run": {"metavar": "ID", "help": "the run that is told; else every run that waits for the event"},
+    "--data": {"metavar": "JSON", "help": "what comes with the event"},
 }
-VALUED = frozenset(name for name, option in OPTIONS.items() if "action" not in option)
+VALUED = frozenset(name for name, option in OPTIONS.items() if option.get("action", "append") == "append")
 """The options that take the next word."""
 
 
@@ -95,25 +130,50 @@ class Verb(NamedTuple):
     arguments: str
     summary: str
     options: tuple[str, ...]
+    module: str = ""
+    """Where it is done, if not in the module of its group."""
 
 
 _PLACES = ("--assistant", "--state", "--json")
+_GOING = ("--assistant", "--state", "--model", "--on-ask", "--yes", "--json")
+_ASKING = ("--later", *_GOING)
 VERBS: Mapping[str, Verb] = {
     "run": Verb(
         "GOAL...",
         "reach a goal; the word `run` may be left out",
         (
             "--workspace",
-            *("--assistant", "--state", "--model", "--success"),
-            *("--plan-only", "--dry-run", "--on-ask", "--yes", "--json"),
+            *("--assistant", "--state", "--model", "--success", "--plan"),
+            *("--plan-only", "--format", "--dry-run", "--on-ask", "--yes", "--json"),
         ),
     ),
-    "runs list": Verb("", "the runs so far, newest first", ("--state", "--limit", "--json")),
+    "runs list": Verb("", "the runs so far, newest first", ("--stuck", "--state", "--limit", "--json")),
     "runs show": Verb("ID", "one run: its plan, steps, criteria and costs", ("--state", "--json")),
-    "runs resume": Verb(
+    "runs events": Verb("ID", "everything that happened in a run", ("--follow", "--state", "--json"), "history"),
+    "runs resume": Verb("ID", "go on with a run that was stopped or paused, or that waits", _ASKING, "requests"),
+    "runs wake": Verb("", "go on with all runs that can", _GOING, "requests"),
+    "runs pause": Verb("ID", "let a run start nothing new for now", _ASKING, "requests"),
+    "runs cancel": Verb("ID", "stop a run, and take back what it did", _ASKING, "requests"),
+    "runs undo": Verb("ID", "take back what a finished run did", _ASKING, "requests"),
+    "runs steer": Verb(
+        "ID [TEXT...]",
+        "correct a run: in words, with other inputs, or with another plan",
+        ("--with", "--plan", *_ASKING),
+        "requests",
+    ),
+    "runs approve": Verb("ID [STEP]", "allow a call that a run asks for", _ASKING, "requests"),
+    "runs deny": Verb("ID [STEP]", "refuse a call that a run asks for", _ASKING, "requests"),
+    "runs answer": Verb("ID [STEP] VALUE", "answer any other question of a run", _ASKING, "requests"),
+    "runs fork": Verb(
         "ID",
-        "go on with a run that was stopped, or that waits",
-        ("--assistant", "--state", "--model", "--on-ask", "--yes", "--json"),
+        "a new run that goes on from an event of another one",
+        ("--at", "--with", "--state", "--json"),
+        "history",
+    ),
+    "runs diff": Verb("ID OTHER", "where two runs differ", ("--state", "--json"), "history"),
+    "runs replay": Verb("ID", "decide a run again from its record, and compare", ("--state", "--json"), "history"),
+    "events send": Verb(
+        "NAME", "tell runs that something happened for which they wait", ("--run", "--data", *_ASKING), "requests"
     ),
     "tools list": Verb("", "what plans may call, and whether you may", _PLACES),
     "tools show": Verb("NAME", "one tool or agent in full", _PLACES),
@@ -173,10 +233,14 @@ def _verb(argv: Sequence[str], positions: Sequence[int]) -> tuple[str, int]:
     if first in VERBS:
         return first, 1
     if first in GROUPS:
+        known = [name.partition(" ")[2] for name in VERBS if name.startswith(f"{first} ")]
         second = rest[0] if rest else "list"
         if f"{first} {second}" in VERBS:
             return f"{first} {second}", 1 + bool(rest)
-        known = [name.partition(" ")[2] for name in VERBS if name.startswith(f"{first} ")]
+        if not rest:
+            raise UserError(
+                "U-403", f"`planner {first}` needs one of {', '.join(known)}", hint="See `planner --help`."
+            )
         raise UserError(
             "U-401",
             f"`planner {first}` knows {', '.join(known)}, not `{second}`",
@@ -196,13 +260,14 @@ def _verb(argv: Sequence[str], positions: Sequence[int]) -> tuple[str, int]:
 
 def _check_words(verb: str, words: tuple[str, ...]) -> None:
     arguments = VERBS[verb].arguments
-    needed = int(arguments != "" and not arguments.startswith("["))
-    if len(words) < needed:
-        what = "no goal was given" if verb == "run" else f"`planner {verb}` needs {arguments.strip('.')}"
+    wanted = arguments.split()
+    needed = [word for word in wanted if not word.startswith("[")]
+    if len(words) < len(needed):
+        what = "no goal was given" if verb == "run" else f"`planner {verb}` needs {' and '.join(needed).strip('.')}"
         example = 'planner "Summarise notes.txt into summary.txt"' if verb == "run" else f"planner {verb} {arguments}"
         raise UserError("U-403", what, hint=f"Write {example}, or see `planner --help`.")
-    if not arguments.endswith("...") and len(words) > (arguments != ""):
-        extra = words[int(arguments != "")]
+    if "..." not in arguments and len(words) > len(wanted):
+        extra = words[len(wanted)]
         raise UserError("U-403", f"`planner {verb}` has no use for `{extra}`", hint=f"See `planner {verb} --help`.")
 
 
@@ -223,7 +288,7 @@ class _Parser(argparse.ArgumentParser):
     """Reads the options of one verb; `is_whole` makes its help that of the whole command."""
 
     def __init__(self, verb: str, *, is_whole: bool) -> None:
-        arguments, summary, names = VERBS[verb]
+        arguments, summary, names, _ = VERBS[verb]
         usage = (
             "planner [options] GOAL\n       planner VERB ..." if is_whole else f"planner {verb} [options] {arguments}"
         )

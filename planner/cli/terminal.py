@@ -15,6 +15,7 @@ import sys
 import tempfile
 import textwrap
 import traceback
+from datetime import datetime
 from types import TracebackType
 from typing import IO, TYPE_CHECKING
 
@@ -62,6 +63,12 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def moment(at: datetime, now: datetime) -> str:
+    """A time as clocks here show it: `17:05:03` today, else `2026-12-04 09:00`."""
+    there, here = at.astimezone(), now.astimezone()
+    return there.strftime("%H:%M:%S" if there.date() == here.date() else "%Y-%m-%d %H:%M")
 
 
 def money(cost_usd: float | None) -> str:

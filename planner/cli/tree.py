@@ -16,8 +16,10 @@ from rich.live import Live
 from rich.text import Text
 
 from planner.cli import terminal
-from planner.cli.display import give_plan, give_result
-from planner.cli.progress import Mark, Row, Watch, certificate, costs, count, ending, rows
+from planner.cli.display import directed, give_plan, give_result
+from planner.cli.ending import ending
+from planner.cli.progress import Watch, certificate, costs
+from planner.cli.rows import Mark, Row, count, rows
 from planner.cli.terminal import duration, line
 from planner.core.events import Recorded, RunStatus
 from planner.core.run import Run
@@ -35,12 +37,19 @@ SIGNS: dict[Mark, tuple[str, str]] = {
     "failed": ("✗", "red"),
     "skipped": ("-", "dim"),
     "asked": ("?", "yellow"),
+    "waiting": ("◷", "yellow"),
     "retrying": ("↻", "yellow"),
     "doubt": ("!", "yellow"),
 }
 """Per mark its sign and its colour. What runs, spins."""
 
-ENDS: dict[RunStatus, Mark] = {"completed": "done", "unverified": "asked", "waiting": "asked", "running": "asked"}
+ENDS: dict[RunStatus, Mark] = {
+    "completed": "done",
+    "unverified": "asked",
+    "waiting": "asked",
+    "paused": "waiting",
+    "running": "asked",
+}
 """The mark of a run's end; any other end is a failure."""
 
 
@@ -73,8 +82,10 @@ class Tree:
         self._live.stop()
 
     def observe(self, recorded: Recorded) -> None:
-        """Takes the event in; the next frame shows it."""
+        """Takes the event in; the next frame shows it. What others asked of the run stands above the picture."""
         self.watch.observe(recorded)
+        for word, text in directed(recorded.event):
+            self.note(f"{word} {text}")
 
     def note(self, text: str) -> None:
         """Stands above the picture from then on."""
@@ -132,7 +143,7 @@ def picture(watch: Watch, now: datetime, *, width: int, height: int, title: str 
     if run is None:
         return _one_line((_spin(now), "cyan"), " ", (line(title, 200), "bold"))
     told, effects = rows(watch, now), tuple(certificate(run))
-    id_width = max(len(row.id) for row in told)
+    id_width = max(len(row.label) for row in told)
     call_width = min(max(len(row.call) for row in told), width * 3 // 5)
     start, end = (0, len(told)) if run.finished else _window(told, max(5, height - len(effects) - AROUND))
     body: list[Text] = []
@@ -146,7 +157,7 @@ def picture(watch: Watch, now: datetime, *, width: int, height: int, title: str 
     head = _one_line((line(run.started.goal, 200), "bold"))
     if run.finished is not None:
         return Group(head, *body)
-    facts = [count(run), duration(watch.elapsed(now)), costs(run)]
+    facts = ["paused" if run.is_paused else "", count(run), duration(watch.elapsed(now)), costs(run)]
     return Group(head, *body, _one_line(("  " + " · ".join(fact for fact in facts if fact), "dim")))
 
 
@@ -164,7 +175,7 @@ def _drawn(row: Row, now: datetime, *, id_width: int, call_width: int) -> Text:
     gap = " " * (call_width - len(callee + space + rest) + 2)
     return _one_line(
         (sign or _spin(now), colour),
-        f" {row.id:{id_width}}  ",
+        f" {row.label:{id_width}}  ",
         (callee, faint),
         (space + rest + gap + row.note, "dim"),
     )

@@ -25,7 +25,7 @@ from planner.core.events import (
     WaitStarted,
 )
 from planner.core.labels import TRUSTED, Json, Label, Labelled
-from planner.core.ledger import Amount, Budget, estimate, narrower, rest, share
+from planner.core.ledger import NOTHING, Amount, Budget, estimate, narrower, rest, share
 from planner.core.plan import (
     OnError,
     Step,
@@ -296,7 +296,7 @@ def call(run: Run, step: Step, path: StepPath) -> Call:
     setup, given = run.started.setup, state.arguments.value if state.arguments is not None else {}
     limits = [t for t in (step.timeout_s, callee.declaration.timeout_s) if t is not None]
     budget = _budget(run, path) if callee.kind == "plan" else Budget()
-    held = _nested(budget) if callee.kind == "plan" else estimate(callee, given, setup.rates.get(callee.name))
+    held = estimate(callee, given, setup.rates.get(callee.name)) if callee.kind != "plan" else _nested(state, budget)
     return Call(
         path,
         callee.name,
@@ -329,10 +329,14 @@ def _budget(run: Run, path: StepPath) -> Budget:
     for name in ("", *accounts_of(run, path)):
         limit, spent = account(run, name)
         budget = narrower(budget, rest(limit, spent, held_in(run, name, held)))
-    return budget if budget.calls is None else budget.model_copy(update={"calls": max(0, budget.calls - 1)})
+    own = 0 if run.step(path).attempt else 1
+    return budget if budget.calls is None else budget.model_copy(update={"calls": max(0, budget.calls - own)})
 
 
-def _nested(budget: Budget) -> Amount:
+def _nested(state: StepState, budget: Budget) -> Amount:
+    """What a nested run may use; one that goes on keeps what it was given."""
+    if state.held is not NOTHING:
+        return state.held
     return Amount(cost_usd=budget.cost_usd or 0.0, tokens=budget.tokens or 0, calls=1 + (budget.calls or 0))
 
 

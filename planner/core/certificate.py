@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, PlainSerializer, SerializerFunctionWrapHandler, model_serializer
 
@@ -43,9 +43,9 @@ class Brief(Frozen):
     """A value whose record leaves out what is as usual."""
 
     @model_serializer(mode="wrap")
-    def _brief(self, dump: SerializerFunctionWrapHandler) -> dict[str, Json]:
+    def _brief(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         usual = type(self).model_fields
-        told: dict[str, Json] = dump(self)
+        told: dict[str, Any] = dump(self)
         is_default = {n: getattr(self, n) == usual[n].get_default(call_default_factory=True) for n in told}
         return {name: value for name, value in told.items() if not is_default[name]}
 

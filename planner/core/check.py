@@ -97,12 +97,11 @@ def _problems(plan: Plan, terms: Terms) -> Iterator[Problem]:
 
 def _allowed(step: Step, terms: Terms) -> Iterator[Problem]:
     """The gate has nothing against what the step calls, or what it falls back to."""
-    for called in {step.use or "", stand_in(step).use or ""}:
-        if called in terms.catalogue:
-            verdict = judge(terms.policy, terms.principal, terms.catalogue[called], None)
-            if verdict.then == "deny":
-                what = f"step `{step.id}` is not allowed: {verdict.reason}"
-                yield Problem(code="P-111", message=what, step=step.id)
+    for called in {step.use or "", stand_in(step).use or ""} & terms.catalogue.keys():
+        verdict = judge(terms.policy, terms.principal, terms.catalogue[called], None)
+        if verdict.then == "deny":
+            what = f"step `{step.id}` is not allowed: {verdict.reason}"
+            yield Problem(code="P-111", message=what, step=step.id)
 
 
 def _undone(plan: Plan, terms: Terms) -> Iterator[Problem]:

@@ -173,7 +173,7 @@ def _stale(run: Run, plan: Plan) -> frozenset[str]:
     """The finished steps that `plan` takes back or does anew."""
     if run.plan is None:
         return frozenset()
-    return superseded(run.plan, plan) if run.given is not None else superseded_by(run.plan, plan.undo)
+    return superseded(run, plan) if run.given is not None else superseded_by(run, plan.undo)
 
 
 def _undo_first(run: Run, accepted: PlanAccepted) -> Record | None:

@@ -173,7 +173,8 @@ class _Terms:
         for step in steps:
             touches = self.touches(step)
             before = [id_ for id_, theirs in touched if _must_wait(theirs, touches)]
-            before += [id_ for id_ in reads(step) | set(step.after) if id_ in ends]
+            needed = reads(step) | frozenset(step.after)
+            before += [id_ for id_ in ends if id_ in needed]  # in the plan's order, so that ties end alike everywhere
             seconds, path = max((ends[id_] for id_ in before), key=_length, default=(0.0, ()))
             own_seconds, own_path = self.lasts(step)
             ends[step.id] = (seconds + own_seconds, (*path, step.id, *own_path))

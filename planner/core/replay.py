@@ -213,11 +213,15 @@ def _is_legal(run: Run, recorded: Recorded, wanted: tuple[Command, ...], replies
             return question is not None and event.answer in ANSWERS[question]
         case StepSucceeded() | StepFailed() | StepInDoubt() | StepParked():
             state = run.step(event.path)
-            is_other = isinstance(event, StepFailed) and event.attempt not in {0, state.attempt}
-            return state.status == "started" and not is_other
+            return state.status == "started" or (_is_late(event) and state.status == "in_doubt" and not state.answer)
         case _:
             command = replies.pop(_key(run, event), None)
             return command is not None and _fits(event, command, recorded)
+
+
+def _is_late(event: Event) -> bool:
+    """Whether it may be the outcome of a call that was given up; the rules name no attempt when they give up one."""
+    return isinstance(event, StepSucceeded) or (isinstance(event, StepFailed) and event.attempt > 0)
 
 
 def _is_of(event: StepStarted, command: Call) -> bool:

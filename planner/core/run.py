@@ -175,8 +175,12 @@ class Run:
     mailbox: Mapping[int, EventReceived] = field(default_factory=dict)
     """What the run was told and no step took yet, by `run_seq`."""
     corrections: tuple[Steered, ...] = ()
+    heeded: int = 0
+    """How many of the corrections the plan, or the planner that is asked, knows of."""
     is_corrected: bool = False
     """Whether a correction waits for the rest to be planned anew."""
+    forked_at: int = 0
+    """The `run_seq` up to which the events are those of another run; 0: it is no fork."""
     is_paused: bool = False
     is_cancelled: bool = False
     undoing: tuple[StepPath, ...] = ()
@@ -192,9 +196,11 @@ class Run:
             return self.finished.status
         if self.is_paused:
             return "paused"
-        states = self.steps.values() if self.phase == "executing" else ()
-        is_held = any(state.status in HELD for state in states)
-        return "waiting" if is_held and not any(state.status == "started" for state in states) else "running"
+        if self.phase != "executing" or in_flight(self):
+            return "running"
+        held = (path for path, state in self.steps.items() if state.status in HELD)
+        # a cancelled run waits no more for what its plan waited for, only for what takes something back
+        return "waiting" if any(not self.is_cancelled or role_of(path) == "undo" for path in held) else "running"
 
     def step(self, path: StepPath) -> StepState:
         """What happened to `path`; a fresh state if nothing did."""
@@ -205,7 +211,7 @@ class Run:
         return min((s.due for s in self.steps.values() if s.due is not None), default=None)
 
 
-HELD: frozenset[StepStatus] = frozenset({"asked", "waiting", "parked"})
+HELD: frozenset[StepStatus] = frozenset({"asked", "waiting", "parked", "retrying"})
 """Waiting for a person, an event, a time, or another run."""
 
 

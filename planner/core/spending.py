@@ -62,8 +62,11 @@ def _is_doubtful(state: StepState) -> bool:
 def _refusals(run: Run, command: Call, held: Mapping[StepPath, Amount]) -> Iterator[tuple[str, str, bool]]:
     """The accounts without room for the call, why, and whether that stays so when nothing is under way."""
     others = {path: amount for path, amount in held.items() if path != command.path}
+    is_nested = run.started.setup.catalogue[command.callee].kind == "plan"
+    goes_on = is_nested and run.step(command.path).held is not NOTHING  # it was given its room when it began
+    wanted = NOTHING if goes_on else command.held
     for name in ("", *accounts_of(run, command.path)):
         budget, spent = account(run, name)
-        reason = None if budget == UNLIMITED else refusal(budget, spent, held_in(run, name, others), command.held)
+        reason = None if budget == UNLIMITED else refusal(budget, spent, held_in(run, name, others), wanted)
         if reason is not None:
-            yield name, reason, refusal(budget, spent, NOTHING, command.held) is not None
+            yield name, reason, refusal(budget, spent, NOTHING, wanted) is not None

@@ -64,6 +64,8 @@ from planner.core.plan import (
     split_path,
 )
 from planner.core.run import (
+    DONE,
+    UNDECIDED,
     Phase,
     Proposal,
     Run,
@@ -104,7 +106,7 @@ def evolve(run: Run | None, recorded: Recorded) -> Run:
         )
     if run.finished is not None and not isinstance(event, UndoRequested):
         raise JournalError("J-203", f"`{event.type}` after the run finished as `{run.finished.status}`")
-    is_idle = run.status in {"waiting", "paused"} or isinstance(event, RunResumed | UndoRequested)
+    is_idle = run.status in {"waiting", "paused"} or isinstance(event, RunResumed | RunForked | UndoRequested)
     passed_s = 0.0 if is_idle else (recorded.at - run.at).total_seconds()
     spent = replace(run.spent, seconds=run.spent.seconds + passed_s)
     return _settled(_applied(replace(run, at=recorded.at, run_seq=recorded.run_seq, spent=spent), event), event)
@@ -118,7 +120,9 @@ def _settled(run: Run, event: Event) -> Run:
         used.append(Amount(calls=event.calls))
     if isinstance(event, StepStarted):
         callee = run.started.setup.catalogue.get(callee_at(run, event.path))
-        used.append(Amount(cost_usd=callee.declaration.cost_usd if callee is not None else 0.0))
+        is_same = callee is not None and callee.kind == "plan" and event.attempt > 1  # the nested run goes on
+        cost_usd = callee.declaration.cost_usd if callee is not None else 0.0
+        used.append(Amount(cost_usd=cost_usd, calls=0 if is_same else 1))
     for amount in used:
         run = _with_used(run, event.path if isinstance(event, StepEvent) else "", amount)
     if isinstance(event, StepInDoubt):
@@ -273,9 +277,14 @@ def _directed(run: Run, event: Directive) -> Run:  # noqa: C901 - one flat case 
         case EventReceived():
             return replace(run, mailbox={**run.mailbox, run.run_seq: event})
         case RunForked():
-            return replace(run, steps={path: resumed(state) for path, state in run.steps.items()})
+            return replace(run, steps={p: _own(resumed(s)) for p, s in run.steps.items()}, forked_at=run.run_seq)
         case _:
             assert_never(event)
+
+
+def _own(state: StepState) -> StepState:
+    """In a fork, what has not ended gets a key of the fork's own."""
+    return state if state.status in DONE else replace(state, key="", crashes=0, doubts=0)
 
 
 def _require(event: Event, holds: bool, otherwise: str) -> None:  # noqa: FBT001 - reads as a sentence
@@ -292,7 +301,8 @@ def _steered(run: Run, event: Steered) -> Run:
     if run.phase != "planning":
         return replace(run, corrections=corrections, is_corrected=True)
     given = event.plan or (run.given and with_inputs(run.given, event.inputs))
-    return replace(run, corrections=corrections, given=given, proposal=None, rejected=(), attempt=0)
+    heeded = len(corrections)
+    return replace(run, corrections=corrections, heeded=heeded, given=given, proposal=None, rejected=(), attempt=0)
 
 
 def _undoing(run: Run, event: UndoBegan) -> Run:
@@ -312,7 +322,8 @@ def _undoing(run: Run, event: UndoBegan) -> Run:
 
 
 def _stepped(run: Run, event: StepEvent) -> Run:
-    _expect(run, "executing", event)
+    if not run.is_cancelled:  # what a cancelled run did is found out about and taken back, whatever it was doing
+        _expect(run, "executing", event)
     if event.path not in run.steps and not _is_place(run, event.path):
         raise JournalError("J-204", f"`{event.type}` of `{event.path}`, which is no step of the plan")
     step = moved(run.step(event.path), event)
@@ -418,10 +429,10 @@ def _kept(run: Run, plan: Plan) -> dict[StepPath, StepState]:
     if run.plan is None:
         return undoing
     if run.given is not None:
-        stale = superseded(run.plan, plan)
+        stale = superseded(run, plan)
         staying = {p: s for p, s in run.steps.items() if role_of(p) != "undo" and root_of(p) not in stale}
-        return {path: state for path, state in staying.items() if state.status != "failed"} | undoing
-    kept = {step.id: step for step in kept_steps(run, superseded_by(run.plan, plan.undo)) if step in plan.steps}
+        return {path: state for path, state in staying.items() if _is_settled(run, path, state)} | undoing
+    kept = {step.id: step for step in kept_steps(run, superseded_by(run, plan.undo)) if step in plan.steps}
     return {
         path: state
         for path, state in run.steps.items()
@@ -430,6 +441,12 @@ def _kept(run: Run, plan: Plan) -> dict[StepPath, StepState]:
 
 
 STAYING: frozenset[StepStatus] = frozenset({"succeeded", "mapped", "skipped", "entered"})
+
+
+def _is_settled(run: Run, path: StepPath, state: StepState) -> bool:
+    """Whether a failure stays one: the plan went on without the step, or nobody knows whether it happened."""
+    is_undecided = state.fault is not None and state.fault.code in UNDECIDED
+    return state.status != "failed" or is_undecided or _is_lost(run, path)
 
 
 def _is_lost(run: Run, path: StepPath) -> bool:
@@ -452,6 +469,7 @@ def _abandoned(run: Run, event: PlanAbandoned) -> Run:
         review=None,
         given=given,
         is_corrected=False,
+        heeded=len(run.corrections),
     )
 
 

@@ -66,13 +66,13 @@ def _is_unknown(state: StepState) -> bool:
 
 
 def _is_effect(run: Run, path: StepPath, state: StepState) -> bool:
-    """Whether a call changed something, or may have."""
+    """Whether a call changed something, or may have; in a fork, not what happened in the run that it is a fork of."""
     callee = run.started.setup.catalogue.get(callee_at(run, path))
-    if callee is None or callee.is_reading or role_of(path) == "undo" or state.attempt == 0:
+    if callee is None or callee.is_reading or role_of(path) == "undo" or state.begun <= run.forked_at:
         return False
     is_undecided = state.fault is not None and state.fault.code in UNDECIDED
-    is_part = callee.kind == "plan" and state.status in {"failed", "skipped"}
-    return state.status in {"succeeded", "parked"} or _is_unknown(state) or is_undecided or is_part
+    may_be_part = callee.kind == "plan"  # also of one that failed, something may have happened
+    return state.status == "succeeded" or _is_unknown(state) or is_undecided or may_be_part
 
 
 def _may_be_known(run: Run, path: StepPath, state: StepState) -> bool:

@@ -295,7 +295,7 @@ class _Draft:
             then = "skip" if self.is_calm or then in {"ask", "fallback"} else then
         if then != "fallback":
             return {"retry": retry, "then": then}
-        other = chance.choice(("text.upper", "box.add", "box.put"))
+        other = chance.choice(("text.upper", "box.note", "mail.send"))
         args = {"text": "instead"} | ({"at": chance.choice(PLACES)} if other in AIMED else {})
         return {"retry": retry, "then": then, "fallback": {"use": other, "args": args}}
 

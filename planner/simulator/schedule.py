@@ -289,6 +289,7 @@ class Schedule:
                 is_cheaper=command.is_cheaper,
             )
         )
+        self.world.tried.add(command.key)
         self.calls[command.path] = _Underway(command, self.run.step(command.path).begun)
 
     def _go_on(self, path: StepPath) -> None:
@@ -355,7 +356,8 @@ class Schedule:
             case "answer":
                 word = "value"
             case _:
-                word = "no" if fate == 0 else "yes"
+                is_fatal = self.scenario.is_calm and self.scenario.plan.at(path).on_error.then != "skip"
+                word = "no" if fate == 0 and not is_fatal else "yes"
         value: Json = f"of {path}" if word == "value" else None
         fields = {"path": path, "answer": word, "by": PERSON, "value": value, "asked": state.asked}
         return HumanAnswered.model_validate(fields)

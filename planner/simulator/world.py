@@ -56,18 +56,23 @@ class World:
     """The effects that were not taken back, by key."""
     happened: set[str] = field(default_factory=set)
     reversed: list[StepPath] = field(default_factory=list)
+    tried: set[str] = field(default_factory=set)
+    """The keys of the calls that were begun."""
     settled: dict[str, int] = field(default_factory=dict)
     """How often the process learned that a call failed or can only wait, by key."""
     kept: dict[str, Entries] = field(default_factory=dict)
     """What was there before, by blob."""
     used: dict[str, Amount] = field(default_factory=dict)
+    nested: dict[str, int] = field(default_factory=dict)
+    """The calls of nested runs, by key."""
 
     def perform(self, command: Call, callee: Callee, given: Labelled, *, revision: int) -> Outcome:
         """Makes the call and gives its outcome."""
         path, key = command.path, command.key
         usage = self._usage(callee, command)
         calls = self._nested(command) if callee.kind == "plan" else 0
-        self._use(command, callee, usage, calls)
+        if callee.kind != "plan" or key not in self.happened:
+            self._use(command, callee, usage, calls)
         parking = self.scenario.fate(path, "parks", of=3) if callee.kind == "plan" else 0
         fault = self._fault(path, key, after=parking)
         if fault is not None and callee.kind != "plan":
@@ -152,8 +157,9 @@ class World:
         return (Usage(input_tokens=read, output_tokens=tokens, cost_usd=(read + 2 * tokens) / 1e6),)
 
     def _nested(self, command: Call) -> int:
-        wanted = self.scenario.fate(command.path, "calls", of=4)
-        return wanted if command.limits.calls is None else min(wanted, command.limits.calls)
+        """What the nested run makes in all: it keeps to what it was given when it began."""
+        wanted, most = self.scenario.fate(command.path, "calls", of=4), command.limits.calls
+        return self.nested.setdefault(command.key, wanted if most is None else min(wanted, most))
 
     # effects
 
@@ -197,7 +203,7 @@ class World:
         """What came later to the same box is taken back first."""
         for other in self.standing.values():
             is_later = other.begins > deed.begins and meets(other.touches, deed.touches)
-            if is_later and other.callee in REVERSIBLE and f"{other.key}-undo" not in self.settled:
+            if is_later and other.callee in REVERSIBLE and f"{other.key}-undo" not in self.tried:
                 what = f"`{deed.path}` is taken back while the later `{other.path}` stands"
                 raise BrokenLawError("effects are taken back in reverse order", what)
 
