@@ -24,8 +24,8 @@ from planner.core.decide import PLAN_TOKENS
 from planner.core.events import PlanProposed, Usage
 from planner.core.goal import Named
 from planner.core.labels import Json
-from planner.core.plan import Step
-from planner.core.run import Run
+from planner.core.plan import Step, StepId
+from planner.core.run import Run, kept_steps
 from planner.errors import ErrorClass, ModelError, ToolError
 from planner.llm.faults import CUT_OFF, REFUSED, Cause
 from planner.llm.model import AnswerError, Ask, Completion, Message, Model
@@ -132,8 +132,18 @@ def planner_view(run: Run, ask: AskPlanner) -> dict[str, str]:
         "done": "; ".join(_done(step) for step in _finished(run)) if run.revision > 1 else "",
         "failures": "; ".join(dict.fromkeys([*failures, *(f"not met: {text}" for text in unmet)])),
         "corrections": "\n".join(_corrections(run)),
+        "undoable": ", ".join(undoable(run)),
         "problems": "\n".join(f"- {problem.message}" for problem in ask.problems),
     }
+
+
+def undoable(run: Run) -> tuple[StepId, ...]:
+    """The finished steps that a planner may take back: effects, once somebody corrected the run."""
+    if not run.corrections:
+        return ()
+    catalogue = run.started.setup.catalogue
+    called = [(step.id, catalogue.get(step.use or "")) for step in kept_steps(run)]
+    return tuple(id_ for id_, callee in called if callee and not callee.is_reading and callee.declaration.undo)
 
 
 def _corrections(run: Run) -> Iterator[str]:
@@ -179,7 +189,7 @@ async def propose(run: Run, ask: AskPlanner, model: Model, prompt: Prompt) -> tu
         Ask(
             role="planner",
             messages=_messages(prompt, **planner_view(run, ask)),
-            answer_schema=wire.schema(run.started.setup.rendering, offered, run.started.named),
+            answer_schema=wire.schema(run.started.setup.rendering, offered, run.started.named, undoable(run)),
             max_tokens=PLAN_TOKENS,
             temperature=ask.temperature,
             seed=ask.attempt,

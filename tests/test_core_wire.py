@@ -288,7 +288,7 @@ def test_an_empty_answer_is_none() -> None:
         ({"steps": [{**STEP, "tool": "x"}]}, "P-103", "step 1: `tool`"),
         ({"steps": [{**STEP, "args": "path=a.txt"}]}, "P-103", "step 1: `args`"),
         ({"steps": [{**STEP, "if": {"a": 1}}]}, "P-103", "step 1: `if`"),
-        ({"steps": [STEP] * 61}, "P-103", "60"),
+        ({"steps": [STEP] * 501}, "P-103", "500"),
     ],
 )
 def test_what_is_no_plan_is_told_with_the_step(answer: object, code: str, told: str) -> None:
@@ -334,3 +334,17 @@ def test_any_json_is_a_plan_that_can_be_journaled_or_problems(answer: object) ->
 @given(st.text(st.sampled_from('{}[]":,` \\$s1ab')) | st.text())
 def test_any_text_is_read_without_an_error(text: str) -> None:
     assert parse(text, CATALOGUE)
+
+
+def test_a_correction_may_take_finished_steps_back_and_only_those() -> None:
+    renderings: tuple[Rendering, ...] = ("grammar", "strict")
+    for rendering in renderings:
+        made = schema(rendering, CALLEES, undoable=("s2", "s4"))
+        assert isinstance(made, dict)
+        properties = made["properties"]
+        assert isinstance(properties, dict)
+        assert properties["undo"] == {"type": "array", "items": {"enum": ["s2", "s4"]}}
+        assert "undo" in str(made["required"])
+    plan = parse('{"undo": ["s2"], "steps": [{"id": "s5", "use": "files.read", "args": {"path": "a"}}]}', {})
+    assert isinstance(plan, Plan)
+    assert plan.undo == ("s2",)

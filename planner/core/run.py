@@ -116,6 +116,10 @@ class StepState:
         return self.status in DONE
 
 
+NEW = StepState()
+"""Nothing has happened to it yet."""
+
+
 @dataclass(frozen=True, slots=True)
 class Proposal:
     """A planner's answer that has not been checked yet."""
@@ -204,7 +208,7 @@ class Run:
 
     def step(self, path: StepPath) -> StepState:
         """What happened to `path`; a fresh state if nothing did."""
-        return self.steps.get(path, StepState())
+        return self.steps.get(path, NEW)
 
     def due(self) -> datetime | None:
         """When the next timer fires; None if nothing waits for a time."""

@@ -36,8 +36,13 @@ _REFERENCE = r"\$(?:s[0-9]+|item)(?:\.[a-z_]+|\[[0-9]+\])*"
 _WITH_REFERENCE = r"[A-Za-z0-9_./-]{0,30}\$\{(?:s[0-9]+|item)[^\"{}\\]{0,40}\}[A-Za-z0-9_.-]{0,20}"
 
 
-def schema(rendering: Rendering, callees: Sequence[Callee], found: Iterable[Named] = ()) -> Json:
-    """The JSON schema for an answer over `callees`; None when the model gets no schema."""
+def schema(
+    rendering: Rendering, callees: Sequence[Callee], found: Iterable[Named] = (), undoable: Sequence[str] = ()
+) -> Json:
+    """The JSON schema for an answer over `callees`; None when the model gets no schema.
+
+    `undoable` are the finished steps that the answer may take back.
+    """
     match rendering:
         case "grammar":
             names = tuple(dict.fromkeys(item.text for item in found if item.kind in {"path", "folder"}))
@@ -64,7 +69,8 @@ def schema(rendering: Rendering, callees: Sequence[Callee], found: Iterable[Name
     steps: dict[str, Json] = {"type": "array", "items": step}
     if rendering == "grammar":
         steps |= {"minItems": 1, "maxItems": MAX_WIRE_STEPS}
-    return _object({"steps": steps, "answer": answer})
+    taken_back: Json = {"type": "array", "items": {"enum": list(undoable)}}
+    return _object({**({"undo": taken_back} if undoable else {}), "steps": steps, "answer": answer})
 
 
 def _object(properties: Mapping[str, Json], *, optional: frozenset[str] = frozenset()) -> Json:
@@ -137,7 +143,9 @@ def parse(text: str, catalogue: Mapping[str, Callee]) -> Plan | tuple[Problem, .
     if problems:
         return tuple(problems)
     try:
-        return Plan(steps=tuple(steps), answer=answer.get("answer") or None)
+        return Plan.model_validate(
+            {"steps": tuple(steps), "answer": answer.get("answer") or None, "undo": answer.get("undo") or ()}
+        )
     except ValidationError as error:
         return (Problem(code="P-103", message=_brief(error)),)
 
