@@ -280,6 +280,13 @@ class Assistant:
             return await self.tell(run_id, PauseLifted(by=user_name()), observe=observe)
         return result_of(await self._runner.go_on(run_id, observe))
 
+    async def go_on(self, run_id: str, *, observe: Callable[[Recorded], None] | None = None) -> Result:
+        """Go on with a run as far as it can, what was asked of it first; unlike `resume`, a pause stays.
+
+        Raises what `resume` raises.
+        """
+        return result_of(await self._runner.go_on(run_id, observe))
+
     async def tell(
         self, run_id: str, event: Requestable, *, observe: Callable[[Recorded], None] | None = None
     ) -> Result:

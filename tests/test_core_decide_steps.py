@@ -7,7 +7,6 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from planner.core.advance import ACTIVE_ITEMS
 from planner.core.commands import Record
 from planner.core.decide import decide
 from planner.core.events import (
@@ -22,6 +21,7 @@ from planner.core.events import (
     StepStarted,
     StepSucceeded,
 )
+from planner.core.forecast import ACTIVE_ITEMS
 from planner.core.labels import BOUNDED, UNTRUSTED, Json, Label, Labelled
 from planner.core.plan import Step
 from planner.core.policy import Verdict

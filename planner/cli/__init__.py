@@ -34,8 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _performer(verb: str) -> Callable[[Options], int]:
-    """The function behind a verb: `run` is `planner.cli.run.run`, and `runs list` is `planner.cli.runs.list_`;
-    a verb may stand in another module than that of its group."""
+    """The function behind a verb: `run` is `planner.cli.run.run`, and `runs list` is `planner.cli.runs.list_`.
+
+    A verb may stand in another module than that of its group.
+    """
     group, _, name = verb.partition(" ")
     module = import_module(f"planner.cli.{VERBS[verb].module or group}")
     performer: Callable[[Options], int] = getattr(module, "list_" if name == "list" else name or group)

@@ -166,7 +166,7 @@ VERBS: Mapping[str, Verb] = {
     "runs answer": Verb("ID [STEP] VALUE", "answer any other question of a run", _ASKING, "requests"),
     "runs fork": Verb(
         "ID",
-        "a new run that goes on from an event of another one",
+        "begin a new run with the first events of another one",
         ("--at", "--with", "--state", "--json"),
         "history",
     ),

@@ -1,42 +1,37 @@
-"""`planner "goal"`: reach a goal, or only show the plan for it."""
+"""`planner "goal"`: reach a goal, rehearse it, or only show the plan for it."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 
-from planner.assistant import MAX_GOAL, Assistant
-from planner.cli import consent, terminal
+from planner.assistant import MAX_GOAL
+from planner.cli import plans, questions, terminal
 from planner.cli.conduct import Observer, display_for, follow, on_ask, opened
 from planner.cli.options import Options
 from planner.errors import UserError
 
 
 def run(options: Options) -> int:
-    """Reaches the goal in `options.words`; with `--plan-only` or `--dry-run` only its plan is made."""
+    """Reaches the goal in `options.words`; `--plan-only` only makes its plan, `--dry-run` changes nothing."""
     goal = _goal(options.words)
+    plan = plans.read(options.plan) if options.plan is not None else None
+    if options.format == "mermaid" and not options.is_plan_only:
+        raise UserError("U-402", "`--format mermaid` draws a plan", hint="Use it together with `--plan-only`.")
     asking = on_ask(options, otherwise="deny")
-    is_planning = options.is_plan_only or options.is_dry_run
-    display = display_for(options, title=goal, is_planning=is_planning)
-    approver = consent.approver(display) if asking == "prompt" else None
+    display = display_for(options, title=goal, is_planning=options.is_plan_only)
+    approver = questions.approver(display) if asking == "prompt" else None
     assistant = opened(options, display, asking=asking, approver=approver)
 
     async def work(observe: Observer) -> None:
-        reach = _planned if is_planning else _reached
-        await reach(assistant, goal, options.success, observe)
+        if options.is_plan_only:
+            await assistant.plan(goal, success=options.success, plan=plan, observe=observe)
+        elif options.is_dry_run:
+            await assistant.rehearse(goal, success=options.success, plan=plan, observe=observe)
+        else:
+            await assistant.run(goal, success=options.success, plan=plan, observe=observe)
 
-    code = asyncio.run(follow(assistant, display, work, is_planning=is_planning))
-    if code == 0 and options.is_dry_run and not options.is_json:
-        terminal.say("nothing was run; what a step finds may still change what the later ones do")
-    return code
-
-
-async def _reached(assistant: Assistant, goal: str, success: str | None, observe: Observer) -> None:
-    await assistant.run(goal, success=success, observe=observe)
-
-
-async def _planned(assistant: Assistant, goal: str, success: str | None, observe: Observer) -> None:
-    await assistant.plan(goal, success=success, observe=observe)
+    return asyncio.run(follow(assistant, display, work, is_planning=options.is_plan_only))
 
 
 def _goal(words: tuple[str, ...]) -> str:

@@ -16,16 +16,14 @@ from planner.core.events import (
     StepSkipped,
     StepSucceeded,
 )
-from planner.core.expr import Missing, Scope, expression_names, may_miss
+from planner.core.expr import Missing, Scope, expression_names, may_miss, names
+from planner.core.forecast import ACTIVE_ITEMS
 from planner.core.labels import Json, Labelled
-from planner.core.plan import Step, StepPath, beside, inner_path, opening, own_names, stand_in
+from planner.core.plan import Step, StepPath, beside, inner_path, map_path, opening, own_names, stand_in
 from planner.core.policy import judge
 from planner.core.run import failures_in, falls_back, has_ended, has_failed, item_paths
 from planner.core.values import Frame, View
 from planner.errors import PlanError
-
-ACTIVE_ITEMS = 4
-"""Items of one map under way at once."""
 
 
 def advance(view: View, frame: Frame, *, is_open: bool) -> Iterator[Command]:
@@ -109,9 +107,13 @@ def _resolve(
         return StepSkipped(path=path, cause="condition")
     if step.use is None:
         return StepSucceeded(path=path, value=values.under(decided_by, values.let(step, seen)))
-    arguments = values.under(decided_by, values.arguments(step, seen))
+    return _called(view, step.use, path, values.under(decided_by, values.arguments(step, seen)))
+
+
+def _called(view: View, callee: str, path: StepPath, arguments: Labelled) -> StepResolved:
+    """The call, with what the gate says to it."""
     setup = view.run.started.setup
-    verdict = judge(setup.policy, view.run.started.principal, setup.catalogue[step.use], arguments)
+    verdict = judge(setup.policy, view.run.started.principal, setup.catalogue[callee], arguments)
     return StepResolved(path=path, arguments=arguments, verdict=verdict)
 
 
@@ -129,14 +131,22 @@ def _one(view: View, frame: Frame, step: Step, path: StepPath, own: Scope, *, is
 def _fall_back(
     view: View, frame: Frame, step: Step, path: StepPath, own: Scope, *, is_open: bool
 ) -> Iterator[Command]:
-    """The call in the place of the one that failed."""
+    """The call in the place of the one that failed, worth no more than what decided that the step runs."""
     last, at = stand_in(step), beside(path, "fallback")
     if view.run.step(at).status != "new":
         yield from attempts.go_on(view, last, at, is_open=is_open)
-    elif is_open:
-        seen = values.scope(view, frame, opening(last) - own.keys())
-        if seen is not None:
-            yield Record(_begun(view, frame, last, at, {**seen, **own}, items=None))
+        return
+    deciding = expression_names(step.if_) if step.if_ is not None else frozenset()
+    seen = values.scope(view, frame, (opening(last) | deciding) - own.keys()) if is_open else None
+    if seen is None or last.use is None:
+        return
+    items = view.run.step(map_path(path)).items if own else None
+    try:
+        condition = values.condition(step, {**seen, **own})
+        decided_by = frame.decided_by.joined(values.control(condition, items))
+        yield Record(_called(view, last.use, at, values.under(decided_by, values.arguments(last, {**seen, **own}))))
+    except PlanError as error:
+        yield Record(StepFailed(path=at, fault=fault_of(error)))
 
 
 def _block(view: View, frame: Frame, step: Step, *, is_open: bool) -> Iterator[Command]:
@@ -147,12 +157,18 @@ def _block(view: View, frame: Frame, step: Step, *, is_open: bool) -> Iterator[C
         yield from commands
     elif failure is not None:
         yield Record(StepFailed(path=frame.place, fault=failure.fault))
-    elif all(view.outcome(inner_path(frame.place, held.id)) is not None for held in frame.steps):
+    elif _is_answerable(view, frame, step):
         try:
             value = values.answer_of(view, frame, step.answer)
             yield Record(StepSucceeded(path=frame.place, value=values.under(frame.decided_by, value)))
         except PlanError as error:
             yield Record(StepFailed(path=frame.place, fault=fault_of(error)))
+
+
+def _is_answerable(view: View, frame: Frame, step: Step) -> bool:
+    """Whether everything in a block has ended, and all that its answer reads around it."""
+    has_ended_ = all(view.outcome(inner_path(frame.place, held.id)) is not None for held in frame.steps)
+    return has_ended_ and values.scope(view, frame, names(step.answer)) is not None
 
 
 def _is_busy(view: View, place: StepPath) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from math import isfinite
 
 from planner.core import order
 from planner.core.catalog import Callee
@@ -24,6 +25,7 @@ from planner.core.events import (
     WaitEnded,
     WaitStarted,
 )
+from planner.core.forecast import BACKOFF_S
 from planner.core.labels import TRUSTED, Json, Label, Labelled
 from planner.core.ledger import NOTHING, Amount, Budget, estimate, narrower, rest, share
 from planner.core.plan import (
@@ -40,11 +42,10 @@ from planner.core.plan import (
     stand_in,
 )
 from planner.core.policy import attest
-from planner.core.run import Run, StepState, has_ended, item_paths, last_path, may_ask, may_retry
+from planner.core.run import Run, StepState, has_ended, item_paths, last_path, may_ask, may_retry, takes
 from planner.core.state import account, accounts_of, callee_at, held_in, holds
 from planner.core.values import View
 
-BACKOFF_S = 1.0
 TRIES = 3
 """How often a call that gave no answer is made again; then a person must look, for something is wrong with it."""
 UNDO_STEP = Step(id="undo", on_error=OnError(retry=3))
@@ -63,12 +64,10 @@ def go_on(view: View, step: Step, path: StepPath, *, is_open: bool) -> Iterator[
         case "resolved":
             yield from _admit(view, step, path, is_open=is_open)
         case "asked" if is_open or state.question == "happened":
-            yield AskHuman(path)
-            if state.due is not None:
-                yield StartTimer(path, state.due)
+            yield from _asked(run, path, state)
         case "answered":
             yield from _answered(view, step, path, is_open=is_open)
-        case "waiting":
+        case "waiting" if is_open:
             yield from _waiting(run, path, state)
         case "fired":
             yield Record(_fired(run, path, state))
@@ -154,7 +153,7 @@ def _wait(callee: Callee, step: Step, path: StepPath, state: StepState) -> WaitS
         return WaitStarted(path=path, seconds=step.timeout_s, name=str(_given(state, "name", "")), match=fields)
     seconds, at = _given(state, "seconds"), _given(state, "at")
     try:
-        if isinstance(seconds, int | float | str) and at is None:
+        if isinstance(seconds, int | float | str) and at is None and isfinite(float(seconds)):
             return WaitStarted(path=path, seconds=max(0.0, float(seconds)))
         until = datetime.fromisoformat(str(at))
         return WaitStarted(path=path, until=until.replace(tzinfo=UTC) if until.tzinfo is None else until)
@@ -166,13 +165,10 @@ def _wait(callee: Callee, step: Step, path: StepPath, state: StepState) -> WaitS
 
 def _waiting(run: Run, path: StepPath, state: StepState) -> Iterator[Command]:
     """The oldest event that fits, if there is one; else the timer, if there is one."""
-    name, fields = state.wanted or ("", {})
-    for seq, event in run.mailbox.items():
-        data = event.data if isinstance(event.data, dict) else {}
-        if state.wanted and event.name == name and all(data.get(key) == value for key, value in fields.items()):
-            yield Record(WaitEnded(path=path, received=seq))
-            return
-    if state.due is not None:
+    received = next((seq for seq, event in run.mailbox.items() if takes(state, event)), None)
+    if received is not None:
+        yield Record(WaitEnded(path=path, received=received))
+    elif state.due is not None:
         yield StartTimer(path, state.due)
 
 
@@ -187,6 +183,16 @@ def _fired(run: Run, path: StepPath, state: StepState) -> StepSucceeded | StepFa
 
 def _late(path: StepPath, what: str) -> StepFailed:
     return StepFailed(path=path, fault=Fault(code="A-106", error_class="unavailable", message=what))
+
+
+def _asked(run: Run, path: StepPath, state: StepState) -> Iterator[Command]:
+    """Until somebody answers, or the time for it is over; a cancelled run waits for nobody."""
+    if run.is_cancelled:
+        yield Record(_unknown(run, path))
+        return
+    yield AskHuman(path)
+    if state.due is not None:
+        yield StartTimer(path, state.due)
 
 
 def _ask_what_now(run: Run, path: StepPath, state: StepState) -> Record:
@@ -251,6 +257,11 @@ def _without_effect(path: StepPath, callee: Callee) -> StepFailed:
     return StepFailed(path=path, fault=Fault(code="A-105", error_class="unavailable", message=reason))
 
 
+def _unknown(run: Run, path: StepPath) -> StepFailed:
+    reason = f"nobody could say whether `{callee_of(run, path).name}` happened"
+    return StepFailed(path=path, fault=Fault(code="A-104", error_class="conflict", message=reason))
+
+
 def resolve_doubt(run: Run, step: Step, path: StepPath, *, is_open: bool) -> Command:
     """How to find out whether an effect happened, or what follows once that is known."""
     state, callee = run.step(path), callee_of(run, path)
@@ -264,8 +275,7 @@ def resolve_doubt(run: Run, step: Step, path: StepPath, *, is_open: bool) -> Com
         case "probe", _ if not state.probed:
             return Probe(path, callee.name)
     if run.started.setup.on_ask == "deny" or run.is_cancelled:
-        reason = f"nobody could say whether `{callee.name}` happened"
-        return Record(StepFailed(path=path, fault=Fault(code="A-104", error_class="conflict", message=reason)))
+        return Record(_unknown(run, path))
     reason = f"`{callee.name}` may or may not have happened"
     return Record(HumanAsked(path=path, question="happened", reason=reason))
 

@@ -1,29 +1,57 @@
-"""What a correction makes of a run: which finished steps are no longer right, and what was taken back."""
+"""What a correction makes of a run: which finished steps are no longer right, and what was or is to be taken back."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
 
+from planner.core import order
 from planner.core.catalog import Callee
-from planner.core.events import Remainder
+from planner.core.events import Remainder, Steered
 from planner.core.labels import Json
-from planner.core.order import Keys, keys, must_keep_order
-from planner.core.plan import Plan, Step, StepPath, own_path, reads, role_of, root_of
-from planner.core.run import Run, StepState
+from planner.core.plan import (
+    Plan,
+    Step,
+    StepId,
+    StepPath,
+    is_tolerated,
+    own_path,
+    reads,
+    role_of,
+    root_of,
+    split_path,
+)
+from planner.core.run import (
+    Run,
+    StepState,
+    StepStatus,
+    callee_of,
+    has_ended,
+    has_failed,
+    is_taken_back,
+    is_undecided,
+    kept_steps,
+    last_path,
+)
+
+# plans ------------------------------------------------------------------------------------------------------
 
 
 def corrected_plan(run: Run) -> Plan | None:
-    """The plan that the corrections so far lead to without a planner; None where one is to be asked."""
+    """The plan that the newest corrections lead to without a planner; None where one is to be asked."""
     plan = run.plan
     for correction in run.corrections[run.heeded :]:
-        if correction.plan is not None:
-            plan = correction.plan
-        elif plan is None or correction.text or not correction.inputs.keys() <= plan.inputs.keys():
-            return None
-        else:
-            plan = with_inputs(plan, correction.inputs)
+        plan = corrected_by(plan, correction, is_given=run.started.plan is not None)
     return plan
+
+
+def corrected_by(plan: Plan | None, correction: Steered, *, is_given: bool) -> Plan | None:
+    """The plan after one correction; None where a planner is to be asked, which is told all of them."""
+    base = plan if correction.plan is None else correction.plan
+    if base is None or (correction.text and correction.plan is None and not is_given):
+        return None
+    is_known = correction.plan is not None or correction.inputs.keys() <= base.inputs.keys()
+    return with_inputs(base, correction.inputs) if is_known else None
 
 
 def with_inputs(plan: Plan, inputs: Mapping[str, Json]) -> Plan:
@@ -31,38 +59,57 @@ def with_inputs(plan: Plan, inputs: Mapping[str, Json]) -> Plan:
     return plan.model_copy(update={"inputs": {**plan.inputs, **inputs}})
 
 
-def superseded(run: Run, new: Plan) -> frozenset[str]:
-    """The steps of the run's plan that are no longer right: left out, changed, or made from what changed."""
+def stale_steps(run: Run, plan: Plan) -> frozenset[StepId]:
+    """The steps of the accepted plan that `plan`, which is to follow it, takes back or does anew."""
+    if run.plan is None:
+        return frozenset()
+    if run.given is not None:
+        return superseded(run, plan)
+    told = {key for correction in run.corrections[run.heeded :] for key in correction.inputs}
+    changed = {step.id for step in run.plan.steps if any(reads_input(step, key) for key in told)}
+    return superseded_by(run, {*plan.undo, *changed, *_orphans(run)})
+
+
+def _orphans(run: Run) -> frozenset[StepId]:
+    """The steps with a nested run that has not ended, and that no later plan will begin with."""
+    nested = {path for path in run.steps if (callee := callee_of(run, path)) is not None and callee.kind == "plan"}
+    open_ = {root_of(path) for path in nested if run.step(path).status in {"parked", "interrupted"}}
+    return frozenset(open_) - {step.id for step in kept_steps(run)}
+
+
+def superseded(run: Run, new: Plan) -> frozenset[StepId]:
+    """The steps of the accepted plan that are no longer right: left out, changed, or made from what changed."""
     old = run.plan or Plan()
     changed = {key for key in old.inputs.keys() | new.inputs.keys() if old.inputs.get(key) != new.inputs.get(key)}
     stale = {step.id for step in old.steps if step not in new.steps or any(reads_input(step, key) for key in changed)}
     return superseded_by(run, stale)
 
 
-def superseded_by(run: Run, stale: Iterable[str]) -> frozenset[str]:
-    """These steps of the run's plan, and all that were made from them, or came after one on the same thing.
+def superseded_by(run: Run, stale: Iterable[StepId]) -> frozenset[StepId]:
+    """These steps of the accepted plan, those whose effects are being taken back, and all that were made from them.
 
-    What came after and can neither be taken back nor be done again without harm stays as it is.
+    Made from an effect is also what looked at the same thing later, and what changed it later and can be taken back.
     """
-    result, calls = set(stale), _calls(run)
-    gone = [call for id_ in result for call in calls.get(id_, ())]
+    result = {*stale, *(root_of(path) for path in run.steps if is_taken_back(run, path))}
+    made, changes = _made(run), list[tuple[Callee, order.Keys]]()
     for step in run.plan.steps if run.plan is not None else ():  # a step follows only earlier ones: one pass will do
-        own = calls.get(step.id, [])
-        is_after = any(must_keep_order(a, b) and _may_go(b[0]) for a in gone for b in own if a not in own)
-        if step.id not in result and (is_after or (reads(step) | frozenset(step.after)) & result):
+        own = made.get(step.id, [])
+        is_after = any(_may_go(call[0]) and order.must_keep_order(change, call) for change in changes for call in own)
+        if step.id in result or is_after or (reads(step) | frozenset(step.after)) & result:
             result.add(step.id)
-            gone += own
+            changes += [call for call in own if not call[0].is_reading]
     return frozenset(result)
 
 
-def _calls(run: Run) -> dict[str, list[tuple[Callee, Keys]]]:
-    """What each step of the plan has called, and what that touches."""
-    found: dict[str, list[tuple[Callee, Keys]]] = {}
+def _made(run: Run) -> Mapping[StepId, list[tuple[Callee, order.Keys]]]:
+    """The calls of each step that had, or may have had, their effect, or gave what they looked at."""
+    found: dict[StepId, list[tuple[Callee, order.Keys]]] = {}
     for path, state in run.steps.items():
-        if run.plan is not None and state.attempt and role_of(path) != "undo":
-            callee = run.started.setup.catalogue[run.plan.at(path).use or ""]
+        callee = callee_of(run, path)
+        is_seen = state.status == "succeeded" and bool(state.attempt)
+        if callee is not None and role_of(path) != "undo" and (is_seen or is_effect(run, path)):
             given = state.arguments.value if state.arguments is not None else None
-            touched = keys(callee, given if isinstance(given, dict) else {})
+            touched = order.keys(callee, given if isinstance(given, dict) else {})
             found.setdefault(root_of(path), []).append((callee, touched))
     return found
 
@@ -71,10 +118,77 @@ def _may_go(callee: Callee) -> bool:
     return callee.is_reading or callee.declaration.undo is not None
 
 
+def kept_states(run: Run, plan: Plan) -> dict[StepPath, StepState]:
+    """What stays of the last revision; what failed for good without a path around it may run again."""
+    undoing = {path: state for path, state in run.steps.items() if path in run.undoing}
+    if run.plan is None:
+        return undoing
+    stale, is_given = stale_steps(run, plan), run.given is not None
+    steps = run.plan.steps if is_given else kept_steps(run, stale)
+    staying = {step.id for step in steps if step in plan.steps} - stale
+    return {
+        path: state
+        for path, state in run.steps.items()
+        if root_of(path) in staying and role_of(path) != "undo" and _stays(run, path, is_given=is_given)
+    } | undoing
+
+
+GOING_ON: frozenset[StepStatus] = frozenset({"mapped", "entered", "parked", "interrupted"})
+"""What a next plan takes up where it is, besides what has ended."""
+
+
+def _stays(run: Run, path: StepPath, *, is_given: bool) -> bool:
+    """Whether the next plan finds the call, or the one in its place, as it is."""
+    assert run.plan is not None
+    own = own_path(path)
+    step = run.plan.index[split_path(own)[0]]
+    if has_failed(run, step, own):
+        return is_tolerated(step, own) or is_undecided(run.step(last_path(run, step, own)[1]))
+    return is_given or run.step(own).status in GOING_ON or has_ended(run, step, own)
+
+
+def forgotten(run: Run, kept: Mapping[StepPath, StepState]) -> tuple[Remainder, ...]:
+    """The effects that the next plan knows nothing of, and that nobody takes back."""
+    return tuple(
+        Remainder(path=path, reason=lasting(state))
+        for path, state in run.steps.items()
+        if path not in kept and is_lasting(run, path)
+    )
+
+
 def reads_input(step: Step, key: str) -> bool:
     """Whether a step may read this input: it names it, or the inputs as a whole."""
     text = step.model_dump_json()
     return re.search(rf"\binputs\b(?!\s*\.)|\binputs\s*\.\s*{re.escape(key)}\b", text) is not None
+
+
+# effects ----------------------------------------------------------------------------------------------------
+
+
+def is_effect(run: Run, path: StepPath) -> bool:
+    """Whether a call changed something, or may have; in a fork, not what happened in the run that it is a fork of."""
+    state, callee = run.step(path), callee_of(run, path)
+    if callee is None or callee.is_reading or role_of(path) == "undo" or state.begun <= run.forked_at:
+        return False
+    may_be_part = callee.kind == "plan"  # also of one that failed, something may have happened
+    return state.status == "succeeded" or is_unknown(state) or may_be_part
+
+
+def is_unknown(state: StepState) -> bool:
+    """Whether nobody knows if the call had its effect."""
+    is_asked = state.question == "happened" and state.status in {"asked", "answered"}
+    is_open = state.status in {"interrupted", "in_doubt"}
+    return is_asked or is_open or state.is_unsure or is_undecided(state)
+
+
+def is_lasting(run: Run, path: StepPath) -> bool:
+    """Whether a call has, or may have, an effect that nobody takes back."""
+    return is_effect(run, path) and not is_taken_back(run, path)
+
+
+def lasting(state: StepState) -> str:
+    """Why an effect lasts, in words."""
+    return "it cannot be taken back" if state.status == "succeeded" else "nobody knows whether it happened"
 
 
 def undo_report(run: Run) -> tuple[tuple[StepPath, ...], tuple[Remainder, ...]]:

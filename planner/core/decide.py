@@ -17,7 +17,7 @@ from planner.core.advance import advance, fault_of
 from planner.core.catalog import retrieve, signature
 from planner.core.check import Problem, Terms, examine
 from planner.core.commands import AskPlanner, AskValidator, Command, Record
-from planner.core.correction import superseded, superseded_by
+from planner.core.correction import stale_steps
 from planner.core.events import (
     Fault,
     PlanAbandoned,
@@ -30,9 +30,17 @@ from planner.core.events import (
     WaitEnded,
 )
 from planner.core.ledger import NOTHING, Amount, price, refusal
-from planner.core.plan import Plan, StepPath, root_of
+from planner.core.plan import Plan, StepPath, inner_path, root_of, split_path
 from planner.core.review import review
-from planner.core.run import UNDECIDED, Run, failures_of, in_flight, kept_steps
+from planner.core.run import (
+    Run,
+    StepState,
+    failures_of,
+    in_flight,
+    is_undecided,
+    item_paths,
+    kept_steps,
+)
 from planner.core.spending import affordable
 from planner.errors import PlanError
 
@@ -160,7 +168,7 @@ def _terms(run: Run, plan: Plan) -> Terms:
         principal=run.started.principal,
         goal=run.started.goal,
         found=run.started.named,
-        kept=() if is_given else kept_steps(run, _stale(run, plan)),
+        kept=() if is_given else kept_steps(run, stale_steps(run, plan)),
         abandoned=run.plan.steps if run.plan and not any(f.may_pass for f in run.failures) and not is_given else (),
         is_lenient=run.attempt >= len(LADDER) or is_given,
         done=frozenset(step.id for step in kept_steps(run)),
@@ -169,16 +177,9 @@ def _terms(run: Run, plan: Plan) -> Terms:
     )
 
 
-def _stale(run: Run, plan: Plan) -> frozenset[str]:
-    """The finished steps that `plan` takes back or does anew."""
-    if run.plan is None:
-        return frozenset()
-    return superseded(run, plan) if run.given is not None else superseded_by(run, plan.undo)
-
-
 def _undo_first(run: Run, accepted: PlanAccepted) -> Record | None:
     """What an accepted plan no longer wants is named before its steps are forgotten."""
-    stale = _stale(run, accepted.plan)
+    stale = stale_steps(run, accepted.plan)
     paths = tuple(path for path in undo.reversible(run) if root_of(path) in stale)
     return Record(UndoBegan(paths=paths)) if paths else None
 
@@ -204,10 +205,10 @@ def _execute(run: Run) -> Iterator[Command]:
         return
     elif run.is_corrected:
         yield Record(PlanAbandoned(revision=run.revision + 1, reason="corrected"))
-    elif over and failure is None:
-        yield from _run_out(run, over)
     elif failure is not None or all(view.outcome(step.id) is not None for step in run.plan.steps):
         yield _settle(view)
+    elif over:
+        yield from _run_out(run, over)
 
 
 def _run_out(run: Run, over: str) -> Iterator[Command]:
@@ -222,10 +223,22 @@ def _run_out(run: Run, over: str) -> Iterator[Command]:
 
 
 def _open_paths(run: Run) -> list[StepPath]:
-    """What has not begun, or only knows its arguments."""
+    """What has not begun, or only knows its arguments, or waits to be made; never what may have happened."""
     assert run.plan is not None
-    new = [step.id for step in run.plan.steps if run.step(step.id).status == "new"]
-    return [*(path for path, state in run.steps.items() if state.status == "resolved"), *new]
+    places = [step.id for step in run.plan.steps]
+    for path, state in run.steps.items():
+        places += item_paths(run, path)
+        if state.status == "entered":
+            block = run.plan.index[split_path(path)[0]]
+            held = block.do if state.branch == "do" else block.else_
+            places += [inner_path(path, step.id) for step in held]
+    ready = [path for path, state in run.steps.items() if _is_ready(state)]
+    return [*ready, *(path for path in places if run.step(path).status == "new")]
+
+
+def _is_ready(state: StepState) -> bool:
+    is_approved = state.status == "answered" and state.question in {"approve", "failed"} and state.answer != "late"
+    return state.status == "resolved" or is_approved
 
 
 # settling ---------------------------------------------------------------------------------------------------
@@ -241,7 +254,8 @@ def _settle(view: values.View) -> Command:
     except PlanError as error:
         return _give_up(view.run, fault_of(error), reason="the answer cannot be made")
     if isinstance(decided, tuple):
-        is_over = refusal(view.run.started.setup.budget, view.run.spent, NOTHING, planning_amount(view.run))
+        run = view.run
+        is_over = run.refused or refusal(run.started.setup.budget, run.spent, NOTHING, planning_amount(run))
         return Record(ReviewInconclusive(criteria=decided)) if is_over else AskValidator(decided)
     return Record(decided)
 
@@ -263,7 +277,7 @@ def _lacks_input(run: Run) -> bool:
 
 def _may_replan(run: Run) -> bool:
     """Whether another plan may be tried; never with an effect in doubt, for that plan might repeat it."""
-    in_doubt = any(s.fault is not None and s.fault.code in UNDECIDED for s in run.steps.values())
+    in_doubt = any(is_undecided(state) for state in run.steps.values())
     replans = run.started.setup.max_replans + len(run.corrections)
     is_planned = run.started.plan is None and not any(correction.plan for correction in run.corrections)
     return is_planned and run.revision <= replans and not in_doubt

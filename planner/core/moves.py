@@ -12,6 +12,7 @@ from planner.core.events import (
     HumanAnswered,
     HumanAsked,
     MapResolved,
+    Question,
     RetryScheduled,
     StepFailed,
     StepInDoubt,
@@ -67,6 +68,7 @@ STEP_MOVES: Mapping[tuple[StepStatus, str], StepStatus] = {
     ("in_doubt", "StepFailed"): "failed",
     ("asked", "HumanAnswered"): "answered",
     ("asked", "TimerFired"): "answered",  # too late
+    ("asked", "StepFailed"): "failed",  # nobody waits for the answer any more
     ("answered", "StepStarted"): "started",
     ("answered", "StepFailed"): "failed",
     ("answered", "StepSucceeded"): "succeeded",  # it had happened, or this is the answer
@@ -105,12 +107,65 @@ StepEvent: TypeAlias = (
 )
 
 
+ANSWERS: Mapping[Question, frozenset[str]] = {
+    "approve": frozenset({"yes", "no"}),
+    "happened": frozenset({"yes", "no"}),
+    "failed": frozenset({"retry", "skip", "fail"}),
+    "answer": frozenset({"value"}),
+}
+"""What answers each question: a word that means something else must never pass for a yes."""
+QUESTIONS: Mapping[StepStatus, frozenset[Question]] = {
+    "resolved": frozenset({"approve", "answer"}),
+    "in_doubt": frozenset({"happened"}),
+    "failed": frozenset({"failed"}),
+}
+"""What may be asked in each status."""
+CALLED: frozenset[StepStatus] = frozenset({"started", "in_doubt"})
+"""Where a call may still give its outcome."""
+
+
 def moved(state: StepState, event: StepEvent) -> StepState:
     """The state after the event. Raises `JournalError` J-204 if the table has no such move."""
     status = STEP_MOVES.get((state.status, event.type))
     if status is None:
         raise JournalError("J-204", f"`{event.type}` is illegal for step `{event.path}`, which is {state.status}")
+    flaw = _flaw(state, event)
+    if flaw:
+        raise JournalError("J-204", f"`{event.type}` is illegal for step `{event.path}`: {flaw}")
     return _filled(replace(state, status=status), event)
+
+
+def _flaw(state: StepState, event: StepEvent) -> str:
+    """What is wrong with an event that could come in this status; empty if nothing is."""
+    match event:
+        case RetryScheduled() | WaitStarted() | HumanAsked() if not _is_time(event):
+            return "a time needs a zone, and how long something lasts is no less than nothing"
+        case HumanAsked() if event.question not in QUESTIONS[state.status]:
+            return f"`{event.question}` is no question about a step that is {state.status}"
+        case HumanAsked() | RetryScheduled() if state.status == "failed" and not state.attempt:
+            return "it was never called, so it cannot be called again"
+        case HumanAnswered() if state.question is not None and event.answer not in ANSWERS[state.question]:
+            return f"`{event.answer}` is no answer to `{state.question}`"
+        case HumanAnswered() if event.asked is not None and event.asked != state.asked:
+            return "the question is another one by now"
+        case TimerFired() if state.due is None:
+            return "it waits for no time"
+        case StepFailed() if event.attempt and (state.status not in CALLED or event.attempt != state.attempt):
+            return f"attempt {event.attempt} is over"
+        case StepFailed() if state.status == "asked" and state.question != "happened":
+            return "it is not under way"
+        case _:
+            return ""
+
+
+def _is_time(event: RetryScheduled | WaitStarted | HumanAsked) -> bool:
+    match event:
+        case RetryScheduled():
+            return event.due.tzinfo is not None
+        case WaitStarted():
+            return (event.until is None or event.until.tzinfo is not None) and (event.seconds or 0.0) >= 0
+        case _:
+            return (event.timeout_s or 0.0) >= 0
 
 
 def _filled(state: StepState, event: StepEvent) -> StepState:  # noqa: C901, PLR0911, PLR0912 - a case per event kind
@@ -129,23 +184,29 @@ def _filled(state: StepState, event: StepEvent) -> StepState:  # noqa: C901, PLR
         case ContentKept():
             return replace(state, kept={**state.kept, event.name: event.blob})
         case StepSucceeded():
-            return replace(state, value=event.value, fault=None)
+            return replace(state, value=event.value, fault=None, is_unsure=False)
         case StepFailed():
             return replace(state, fault=event.fault, failures=state.failures + 1)
         case StepInDoubt():
             return replace(state, probed=False, answer=None, doubts=state.doubts + 1)
         case StepProbed():
-            return replace(state, probed=True, answer=_ANSWERS[event.happened])
+            return replace(
+                state,
+                probed=True,
+                answer=_TOLD[event.happened],
+                is_unsure=state.is_unsure and event.happened is not False,
+            )
         case StepSkipped():
             return replace(state, cause=event.cause)
         case RetryScheduled():
             return replace(state, due=event.due)
         case TimerFired():
-            return replace(state, due=None, answer="late" if state.question is not None else state.answer)
+            return replace(state, due=None, answer="late" if state.status == "answered" else state.answer)
         case HumanAsked():
             return replace(state, question=event.question, reason=event.reason, answer=None)
         case HumanAnswered():
-            return replace(state, answer=event.answer, due=None)
+            is_unsure = state.is_unsure and not (state.question == "happened" and event.answer == "no")
+            return replace(state, answer=event.answer, due=None, is_unsure=is_unsure)
         case WaitStarted():
             return replace(state, wanted=None if event.name is None else (event.name, event.match))
         case WaitEnded():
@@ -158,4 +219,4 @@ def _filled(state: StepState, event: StepEvent) -> StepState:  # noqa: C901, PLR
             assert_never(event)
 
 
-_ANSWERS: Mapping[bool | None, Literal["yes", "no"] | None] = {True: "yes", False: "no", None: None}
+_TOLD: Mapping[bool | None, Literal["yes", "no"] | None] = {True: "yes", False: "no", None: None}

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, TypeAlias
 
+from planner.core.catalog import Callee
 from planner.core.check import Certificate, Problem
 from planner.core.events import (
     EventReceived,
@@ -23,7 +24,7 @@ from planner.core.events import (
     Steered,
 )
 from planner.core.labels import TRUSTED, Json, Label, Labelled
-from planner.core.ledger import NOTHING, Amount, Spent
+from planner.core.ledger import NOTHING, UNLIMITED, Amount, Budget, Spent, total
 from planner.core.plan import (
     Plan,
     Step,
@@ -32,6 +33,8 @@ from planner.core.plan import (
     inner_path,
     is_tolerated,
     item_path,
+    own_path,
+    place_of,
     reads,
     role_of,
     root_of,
@@ -84,6 +87,8 @@ class StepState:
     """Attempts that failed without effect; a retry counts these, so that a crash uses up none."""
     doubts: int = 0
     """Attempts of which nobody knew the outcome."""
+    is_unsure: bool = False
+    """Whether an earlier attempt may have had its effect, and nobody said that it had not."""
     crashes: int = 0
     """Attempts during which the process ended."""
     key: str = ""
@@ -180,7 +185,7 @@ class Run:
     """What the run was told and no step took yet, by `run_seq`."""
     corrections: tuple[Steered, ...] = ()
     heeded: int = 0
-    """How many of the corrections the plan, or the planner that is asked, knows of."""
+    """How many of the corrections the accepted plan knows of."""
     is_corrected: bool = False
     """Whether a correction waits for the rest to be planned anew."""
     forked_at: int = 0
@@ -237,12 +242,18 @@ def may_ask(run: Run, step: Step, path: StepPath) -> bool:
     return state.status == "failed" and is_asking and is_call and not may_retry(step, state)
 
 
+def is_undecided(state: StepState) -> bool:
+    """Whether a call failed, and yet nobody knows whether its effect happened."""
+    is_unknown = state.is_unsure or (state.fault is not None and state.fault.code in UNDECIDED)
+    return state.status == "failed" and is_unknown
+
+
 def falls_back(step: Step, path: StepPath, state: StepState) -> bool:
     """Whether another call takes the place of one that failed for good; never of one that may have happened."""
-    is_safe = state.fault is not None and state.fault.code not in UNDECIDED
     is_one = step.on_error.fallback is not None and role_of(path) == "call"
     is_whole_map = step.is_map and split_path(path)[1] is None
-    return state.status == "failed" and is_one and is_safe and not is_whole_map and not may_retry(step, state)
+    is_last = state.status == "failed" and not may_retry(step, state)
+    return is_last and is_one and not is_undecided(state) and not is_whole_map
 
 
 def last_path(run: Run, step: Step, path: StepPath) -> tuple[Step, StepPath]:
@@ -291,6 +302,88 @@ def item_paths(run: Run, path: StepPath) -> list[StepPath]:
 def in_flight(run: Run) -> bool:
     """Whether a call is under way."""
     return any(state.status == "started" for state in run.steps.values())
+
+
+def is_taken_back(run: Run, path: StepPath) -> bool:
+    """Whether this very call is being taken back, or was as far as that could be; a later one there is another."""
+    key = run.step(path).key
+    return bool(key) and run.step(beside(path, "undo")).key == undo_key(key)
+
+
+def undo_key(key: str) -> str:
+    """The idempotency key of what takes back the call with this one."""
+    return f"{key}-undo"
+
+
+def takes(state: StepState, event: EventReceived) -> bool:
+    """Whether a waiting step waits for this event."""
+    if state.wanted is None:
+        return False
+    name, fields = state.wanted
+    data = event.data if isinstance(event.data, dict) else {}
+    return event.name == name and all(key in data and data[key] == value for key, value in fields.items())
+
+
+def callee_at(run: Run, path: StepPath) -> str:
+    """The name of what is called at `path`, or taken back there; empty where nothing is."""
+    if run.step(path).callee or run.plan is None:
+        return run.step(path).callee
+    try:
+        return run.plan.at(path).use or ""
+    except (KeyError, ValueError):
+        return ""
+
+
+def callee_of(run: Run, path: StepPath) -> Callee | None:
+    """What is called at `path`, or taken back there; None where nothing is."""
+    return run.started.setup.catalogue.get(callee_at(run, path))
+
+
+# budgets ------------------------------------------------------------------------------------------------------
+
+
+def accounts_of(run: Run, path: StepPath) -> tuple[str, ...]:
+    """The budgets within the run that a call at `path` counts towards: its agent's, its step's, its blocks'."""
+    callee = callee_at(run, path)
+    names = [callee] if callee in run.started.setup.agents else []
+    place = own_path(path)
+    while place and run.plan is not None:
+        step = run.plan.step(split_path(place)[0])
+        if step is not None and step.budget is not None:
+            names.append(f"step:{step.id}")
+        place = place_of(place)
+    return tuple(names)
+
+
+def account(run: Run, name: str) -> tuple[Budget, Spent]:
+    """The limits and the use of an account: the whole run's where the name is empty, a step's, or an agent's."""
+    if not name:
+        return run.started.setup.budget, run.spent
+    kind, _, id_ = name.partition(":")
+    step = run.plan.step(id_) if run.plan is not None and kind == "step" else None
+    budget = (step.budget if step is not None else None) or run.started.setup.agents.get(name, UNLIMITED)
+    return budget, run.accounts.get(name, Spent())
+
+
+def unsettled(run: Run, path: StepPath) -> Amount:
+    """What a call may yet use: what is held for it, but for its price and that it is a call, which count already."""
+    held, callee = run.step(path).held, callee_of(run, path)
+    price = (callee.declaration.cost_usd or 0.0) if callee is not None else 0.0
+    cost_usd = None if held.cost_usd is None else max(0.0, held.cost_usd - price)
+    return Amount(cost_usd=cost_usd, tokens=held.tokens, calls=max(0, held.calls - 1))
+
+
+def holds(run: Run) -> dict[StepPath, Amount]:
+    """What the calls that have no outcome may yet use."""
+    return {path: unsettled(run, path) for path, state in run.steps.items() if state.held is not NOTHING}
+
+
+def held_in(run: Run, name: str, held: Mapping[StepPath, Amount]) -> Amount:
+    """The part of `held` that counts towards an account."""
+    return total(amount for path, amount in held.items() if not name or name in accounts_of(run, path))
+
+
+# plans --------------------------------------------------------------------------------------------------------
 
 
 def kept_steps(run: Run, undone: frozenset[str] = frozenset()) -> tuple[Step, ...]:

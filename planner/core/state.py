@@ -8,20 +8,22 @@ Rules of the file:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TypeAlias, assert_never
 
-from planner.core.correction import corrected_plan, superseded, superseded_by, undo_report, with_inputs
+from planner.core.correction import corrected_by, corrected_plan, forgotten, kept_states, undo_report
 from planner.core.events import (
     FINAL,
+    BlockEntered,
     BudgetRefused,
     CancelRequested,
     Event,
     EventReceived,
     HumanAnswered,
     HumanAsked,
+    MapResolved,
     PauseLifted,
     PauseRequested,
     PlanAbandoned,
@@ -40,6 +42,7 @@ from planner.core.events import (
     Steered,
     StepFailed,
     StepInDoubt,
+    StepResolved,
     StepStarted,
     StepSucceeded,
     UndoBegan,
@@ -49,35 +52,41 @@ from planner.core.events import (
     WaitStarted,
 )
 from planner.core.labels import TRUSTED, UNTRUSTED, Labelled
-from planner.core.ledger import NOTHING, UNLIMITED, Amount, Budget, Spent, total
+from planner.core.ledger import NOTHING, Amount, Spent
 from planner.core.moves import StepEvent, moved, resumed
 from planner.core.plan import (
-    Plan,
     StepPath,
     beside,
     inner_path,
-    is_tolerated,
     own_path,
     place_of,
     role_of,
-    root_of,
     split_path,
 )
 from planner.core.run import (
     DONE,
-    UNDECIDED,
     Phase,
     Proposal,
     Run,
     StepState,
-    StepStatus,
+    account,
+    accounts_of,
+    callee_at,
+    callee_of,
     failures_of,
     falls_back,
-    has_failed,
+    held_in,
+    holds,
+    in_flight,
+    is_taken_back,
     item_count,
-    kept_steps,
+    takes,
+    undo_key,
+    unsettled,
 )
 from planner.errors import JournalError
+
+__all__ = ["account", "accounts_of", "callee_at", "evolve", "fold", "held_in", "holds"]
 
 
 def fold(history: Iterable[Recorded]) -> Run:
@@ -106,8 +115,9 @@ def evolve(run: Run | None, recorded: Recorded) -> Run:
         )
     if run.finished is not None and not isinstance(event, UndoRequested):
         raise JournalError("J-203", f"`{event.type}` after the run finished as `{run.finished.status}`")
-    is_idle = run.status in {"waiting", "paused"} or isinstance(event, RunResumed | RunForked | UndoRequested)
-    passed_s = 0.0 if is_idle else (recorded.at - run.at).total_seconds()
+    is_held = run.status in {"waiting", "paused"} and not in_flight(run)
+    is_idle = is_held or isinstance(event, RunResumed | RunForked | UndoRequested)
+    passed_s = 0.0 if is_idle else max(0.0, (recorded.at - run.at).total_seconds())
     spent = replace(run.spent, seconds=run.spent.seconds + passed_s)
     return _settled(_applied(replace(run, at=recorded.at, run_seq=recorded.run_seq, spent=spent), event), event)
 
@@ -151,58 +161,7 @@ def _with_lost(run: Run, path: StepPath) -> Run:
     callee = run.started.setup.catalogue.get(callee_at(run, path))
     if callee is None or callee.kind == "plan":
         return run
-    return _released(_with_used(run, path, _open(run, path)), path)
-
-
-def _open(run: Run, path: StepPath) -> Amount:
-    """What a call may yet use: what is held for it, but for its price and that it is a call, which count already."""
-    held, callee = run.step(path).held, run.started.setup.catalogue.get(callee_at(run, path))
-    price = (callee.declaration.cost_usd or 0.0) if callee is not None else 0.0
-    cost_usd = None if held.cost_usd is None else max(0.0, held.cost_usd - price)
-    return Amount(cost_usd=cost_usd, tokens=held.tokens, calls=max(0, held.calls - 1))
-
-
-def holds(run: Run) -> dict[StepPath, Amount]:
-    """What the calls that have no outcome may yet use."""
-    return {path: _open(run, path) for path, state in run.steps.items() if state.held is not NOTHING}
-
-
-def held_in(run: Run, name: str, held: Mapping[StepPath, Amount]) -> Amount:
-    """The part of `held` that counts towards an account."""
-    return total(amount for path, amount in held.items() if not name or name in accounts_of(run, path))
-
-
-def account(run: Run, name: str) -> tuple[Budget, Spent]:
-    """The limits and the use of an account: the whole run's where the name is empty, a step's, or an agent's."""
-    if not name:
-        return run.started.setup.budget, run.spent
-    kind, _, id_ = name.partition(":")
-    step = run.plan.step(id_) if run.plan is not None and kind == "step" else None
-    budget = (step.budget if step is not None else None) or run.started.setup.agents.get(name, UNLIMITED)
-    return budget, run.accounts.get(name, Spent())
-
-
-def accounts_of(run: Run, path: StepPath) -> tuple[str, ...]:
-    """The budgets within the run that a call at `path` counts towards: its agent's, its step's, its blocks'."""
-    callee = callee_at(run, path)
-    names = [callee] if callee in run.started.setup.agents else []
-    place = own_path(path)
-    while place and run.plan is not None:
-        step = run.plan.step(split_path(place)[0])
-        if step is not None and step.budget is not None:
-            names.append(f"step:{step.id}")
-        place = place_of(place)
-    return tuple(names)
-
-
-def callee_at(run: Run, path: StepPath) -> str:
-    """The name of what is called at `path`, or taken back there; empty where nothing is."""
-    if run.step(path).callee or run.plan is None:
-        return run.step(path).callee
-    try:
-        return run.plan.at(path).use or ""
-    except (KeyError, ValueError):
-        return ""
+    return _released(_with_used(run, path, unsettled(run, path)), path)
 
 
 def _applied(run: Run, event: Event) -> Run:
@@ -255,7 +214,7 @@ def _directed(run: Run, event: Directive) -> Run:  # noqa: C901 - one flat case 
         case RunResumed():
             for path in [path for path, state in run.steps.items() if state.status == "started"]:
                 run = _with_lost(run, path)
-            return replace(run, steps={path: resumed(state) for path, state in run.steps.items()})
+            return _interrupted(run)
         case CancelRequested():
             return replace(run, is_cancelled=True, is_paused=False)
         case PauseRequested():
@@ -282,9 +241,22 @@ def _directed(run: Run, event: Directive) -> Run:  # noqa: C901 - one flat case 
             assert_never(event)
 
 
+def _interrupted(run: Run) -> Run:
+    """The run in another process: what was under way has no known outcome."""
+    begun = {path for path, state in run.steps.items() if state.status == "started" and _is_effect(run, path)}
+    steps = {p: replace(resumed(s), is_unsure=s.is_unsure or p in begun) for p, s in run.steps.items()}
+    return replace(run, steps=steps)
+
+
 def _own(state: StepState) -> StepState:
-    """In a fork, what has not ended gets a key of the fork's own."""
-    return state if state.status in DONE else replace(state, key="", crashes=0, doubts=0)
+    """In a fork, what has not ended gets a key of the fork's own; what the origin did is not the fork's to know."""
+    return state if state.status in DONE else replace(state, key="", crashes=0, doubts=0, is_unsure=False)
+
+
+def _is_effect(run: Run, path: StepPath) -> bool:
+    """Whether the call at `path` may change something, and no run of its own tells what became of it."""
+    callee = callee_of(run, path)
+    return callee is not None and not callee.is_reading and callee.kind != "plan"
 
 
 def _require(event: Event, holds: bool, otherwise: str) -> None:  # noqa: FBT001 - reads as a sentence
@@ -295,27 +267,40 @@ def _require(event: Event, holds: bool, otherwise: str) -> None:  # noqa: FBT001
 def _steered(run: Run, event: Steered) -> Run:
     _require(event, not run.is_cancelled, "the run is cancelled")
     is_given = run.started.plan is not None
-    is_enough = event.plan is not None or bool(event.inputs) or not is_given
-    _require(event, is_enough, "a run of a given plan is corrected by a plan or by inputs")
+    is_enough = event.plan is not None or bool(event.inputs) or (bool(event.text) and not is_given)
+    _require(event, is_enough, "it takes a plan, inputs, or where a planner made the plan, words")
     corrections = (*run.corrections, event)
     if run.phase != "planning":
-        return replace(run, corrections=corrections, is_corrected=True)
-    given = event.plan or (run.given and with_inputs(run.given, event.inputs))
-    heeded = len(corrections)
-    return replace(run, corrections=corrections, heeded=heeded, given=given, proposal=None, rejected=(), attempt=0)
+        corrected = replace(run, corrections=corrections, is_corrected=True)
+        is_lost = is_given and corrected_plan(corrected) is None
+    else:
+        given = corrected_by(run.given, event, is_given=is_given)
+        corrected = replace(run, corrections=corrections, given=given, proposal=None, rejected=(), attempt=0)
+        is_lost = is_given and given is None
+    _require(event, not is_lost, "the plan came with the goal, and has no such input")
+    return corrected
 
 
 def _undoing(run: Run, event: UndoBegan) -> Run:
     """What is to be taken back gets a state of its own, for the plan may soon no longer hold the step."""
+    _require(event, all(run.step(path).is_done for path in run.undoing), "something is being taken back already")
+    _require(event, len(set(event.paths)) == len(event.paths), "it names a call twice")
     undone, left = undo_report(run)
     steps = dict(run.steps)
     for path in event.paths:
-        state = run.step(path)
-        _require(event, state.attempt > 0, f"`{path}` was never called")
-        key = f"{state.key}-undo"
-        callee = callee_at(run, path)
+        state, callee = run.step(path), callee_of(run, path)
+        is_call = bool(state.attempt) and role_of(path) != "undo" and state.status != "started"
+        _require(
+            event, is_call and not is_taken_back(run, path), f"`{path}` was not called, or is taken back already"
+        )
+        is_known = callee is not None and callee.declaration.undo is not None
+        _require(event, is_known, f"what was called at `{path}` cannot be taken back")
         steps[beside(path, "undo")] = StepState(
-            status="resolved", arguments=state.arguments, key=key, callee=callee, kept=state.kept
+            status="resolved",
+            arguments=state.arguments,
+            key=undo_key(state.key),
+            callee=callee_at(run, path),
+            kept=state.kept,
         )
     undoing = tuple(beside(path, "undo") for path in event.paths)
     return replace(run, steps=steps, undoing=undoing, undone=undone, left=left)
@@ -326,35 +311,60 @@ def _stepped(run: Run, event: StepEvent) -> Run:
         _expect(run, "executing", event)
     if event.path not in run.steps and not _is_place(run, event.path):
         raise JournalError("J-204", f"`{event.type}` of `{event.path}`, which is no step of the plan")
+    _require(event, _is_of_kind(run, event), f"`{event.path}` is another kind of step")
     step = moved(run.step(event.path), event)
     mailbox = run.mailbox
     match event:
         case WaitEnded():
             received = mailbox.get(event.received)
-            if received is None:
-                raise JournalError("J-204", f"`{event.type}` of event {event.received}, which is not there")
+            if received is None or not takes(run.step(event.path), received):
+                raise JournalError("J-204", f"`{event.type}` of event {event.received}, which is not waited for")
             label = UNTRUSTED.from_source(f"event:{received.name}")
             step = replace(step, answered=Labelled(value=received.data, label=label))
             mailbox = {seq: one for seq, one in mailbox.items() if seq != event.received}
         case WaitStarted():
-            due = run.at + timedelta(seconds=event.seconds) if event.seconds is not None else event.until
-            step = replace(step, due=due)
+            step = replace(step, due=_later(run, event.seconds) if event.seconds is not None else event.until)
         case HumanAsked():
-            due = run.at + timedelta(seconds=event.timeout_s) if event.timeout_s is not None else None
-            step = replace(step, due=due, asked=run.run_seq)
+            step = replace(step, due=_later(run, event.timeout_s), asked=run.run_seq)
         case HumanAnswered():
-            is_other = event.asked is not None and event.asked != run.step(event.path).asked
-            _require(event, not is_other, f"the question at `{event.path}` is another one by now")
             step = replace(step, answered=_said(run, event))
         case StepStarted():
             step = replace(step, begun=run.run_seq)
-        case StepFailed() if event.attempt:
-            of = run.step(event.path)
-            is_its = event.attempt == of.attempt and of.status in {"started", "in_doubt"}
-            _require(event, is_its, f"attempt {event.attempt} of `{event.path}` is over")
+        case StepInDoubt():
+            step = replace(step, is_unsure=step.is_unsure or _is_effect(run, event.path))
         case _:
             pass
     return replace(run, steps={**run.steps, event.path: step}, mailbox=mailbox)
+
+
+LONGEST_S = 100 * 365.25 * 86_400
+"""A hundred years: whoever waits longer waits for ever, and calendars end."""
+
+
+def _later(run: Run, seconds: float | None) -> datetime | None:
+    return None if seconds is None else run.at + timedelta(seconds=min(seconds, LONGEST_S))
+
+
+def _is_of_kind(run: Run, event: StepEvent) -> bool:
+    """Whether the step at that place is one that such an event can happen to."""
+    if run.plan is None or role_of(event.path) == "undo":
+        return True
+    step, callee = run.plan.at(event.path), callee_of(run, event.path)
+    is_map = step.is_map and split_path(event.path)[1] is None
+    kind = callee.kind if callee is not None and not is_map else ""
+    match event:
+        case MapResolved():
+            return is_map
+        case BlockEntered():
+            return step.is_block and not is_map
+        case StepResolved():
+            return bool(kind)
+        case WaitStarted():
+            return kind == "wait"
+        case HumanAsked(question="answer"):
+            return kind == "human"
+        case _:
+            return True
 
 
 def _said(run: Run, event: HumanAnswered) -> Labelled:
@@ -408,12 +418,15 @@ def _planning(run: Run, event: PlanProposed | PlannerFailed | PlanRejected | Pla
         case PlanRejected():
             return replace(run, proposal=None, rejected=(*run.rejected, event.problems))
         case PlanAccepted():
+            kept = kept_states(run, event.plan)
             return replace(
                 run,
                 phase="executing",
                 plan=event.plan,
                 certificate=event.certificate,
-                steps=_kept(run, event.plan),
+                steps=kept,
+                left=(*run.left, *forgotten(run, kept)),
+                heeded=len(run.corrections),
                 proposal=None,
                 given=None,
                 rejected=(),
@@ -421,39 +434,6 @@ def _planning(run: Run, event: PlanProposed | PlannerFailed | PlanRejected | Pla
             )
         case _:
             assert_never(event)
-
-
-def _kept(run: Run, plan: Plan) -> dict[StepPath, StepState]:
-    """What stays of the last revision; the item that ended it may run again."""
-    undoing = {path: state for path, state in run.steps.items() if path in run.undoing}
-    if run.plan is None:
-        return undoing
-    if run.given is not None:
-        stale = superseded(run, plan)
-        staying = {p: s for p, s in run.steps.items() if role_of(p) != "undo" and root_of(p) not in stale}
-        return {path: state for path, state in staying.items() if _is_settled(run, path, state)} | undoing
-    kept = {step.id: step for step in kept_steps(run, superseded_by(run, plan.undo)) if step in plan.steps}
-    return {
-        path: state
-        for path, state in run.steps.items()
-        if root_of(path) in kept and role_of(path) != "undo" and (state.status in STAYING or _is_lost(run, path))
-    } | undoing
-
-
-STAYING: frozenset[StepStatus] = frozenset({"succeeded", "mapped", "skipped", "entered"})
-
-
-def _is_settled(run: Run, path: StepPath, state: StepState) -> bool:
-    """Whether a failure stays one: the plan went on without the step, or nobody knows whether it happened."""
-    is_undecided = state.fault is not None and state.fault.code in UNDECIDED
-    return state.status != "failed" or is_undecided or _is_lost(run, path)
-
-
-def _is_lost(run: Run, path: StepPath) -> bool:
-    """Whether the plan went on without it, because it failed."""
-    assert run.plan is not None
-    step = run.plan.at(path)
-    return has_failed(run, step, path) and is_tolerated(run.plan.index[step.id], own_path(path))
 
 
 def _abandoned(run: Run, event: PlanAbandoned) -> Run:
@@ -469,7 +449,6 @@ def _abandoned(run: Run, event: PlanAbandoned) -> Run:
         review=None,
         given=given,
         is_corrected=False,
-        heeded=len(run.corrections),
     )
 
 

@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from planner.core import attempts
 from planner.core.catalog import Declaration
 from planner.core.commands import Command, Record
-from planner.core.correction import undo_report
+from planner.core.correction import is_lasting, is_unknown, lasting, undo_report
 from planner.core.events import Remainder, RunFinished, UndoBegan
-from planner.core.plan import Plan, StepPath, beside, role_of
-from planner.core.run import DONE, UNDECIDED, Run, StepState, in_flight, may_retry
-from planner.core.state import callee_at
+from planner.core.plan import Plan, StepPath, role_of
+from planner.core.run import DONE, Run, StepState, StepStatus, callee_of, in_flight, may_retry
 from planner.core.values import View
+
+OPEN: frozenset[StepStatus] = frozenset({"interrupted", "in_doubt", "answered"})
+"""Where somebody may say whether a call happened, or just said so."""
 
 
 def next_one(run: Run) -> Iterator[Command] | None:
@@ -47,55 +49,32 @@ def cancel(run: Run) -> Iterator[Command]:
 
 def _cancelled(run: Run) -> RunFinished:
     undone, left = undo_report(run)
-    told = {*undone, *(remainder.path for remainder in left)}
-    lasting = tuple(
-        Remainder(path=path, reason=_lasting(state))
-        for path, state in run.steps.items()
-        if path not in told and _is_effect(run, path, state)
+    lasts = tuple(
+        Remainder(path=path, reason=lasting(state)) for path, state in run.steps.items() if is_lasting(run, path)
     )
-    return RunFinished(status="cancelled", reason="cancelled on request", undone=undone, left=(*left, *lasting))
-
-
-def _lasting(state: StepState) -> str:
-    return "it cannot be taken back" if state.status == "succeeded" else "nobody knows whether it happened"
-
-
-def _is_unknown(state: StepState) -> bool:
-    is_asked = state.question == "happened" and state.status in {"asked", "answered"}
-    return is_asked or state.status in {"interrupted", "in_doubt"}
-
-
-def _is_effect(run: Run, path: StepPath, state: StepState) -> bool:
-    """Whether a call changed something, or may have; in a fork, not what happened in the run that it is a fork of."""
-    callee = run.started.setup.catalogue.get(callee_at(run, path))
-    if callee is None or callee.is_reading or role_of(path) == "undo" or state.begun <= run.forked_at:
-        return False
-    is_undecided = state.fault is not None and state.fault.code in UNDECIDED
-    may_be_part = callee.kind == "plan"  # also of one that failed, something may have happened
-    return state.status == "succeeded" or _is_unknown(state) or is_undecided or may_be_part
+    return RunFinished(status="cancelled", reason="cancelled on request", undone=undone, left=(*left, *lasts))
 
 
 def _may_be_known(run: Run, path: StepPath, state: StepState) -> bool:
     """Whether somebody may say if the call happened; one that can be repeated can be taken back unasked."""
-    callee = run.started.setup.catalogue.get(callee_at(run, path))
+    callee = callee_of(run, path)
     if callee is None or callee.is_reading or role_of(path) == "undo":
         return False
-    return _is_unknown(state) and state.status != "asked" and callee.declaration.on_doubt != "idempotent"
+    return state.status in OPEN and is_unknown(state) and callee.declaration.on_doubt != "idempotent"
 
 
 def reversible(run: Run) -> list[StepPath]:
     """The calls that changed something and say how they are taken back, the last one first."""
-    catalogue = run.started.setup.catalogue
     found: list[tuple[int, StepPath]] = []
     for path, state in run.steps.items():
-        if not _is_effect(run, path, state) or run.step(beside(path, "undo")).key == f"{state.key}-undo":
+        callee = callee_of(run, path)
+        if callee is None or callee.declaration.undo is None or not is_lasting(run, path):
             continue
-        callee = catalogue[callee_at(run, path)]
-        if callee.declaration.undo is not None and (callee.kind == "plan" or _is_ripe(callee.declaration, state)):
+        if callee.kind == "plan" or _is_ripe(callee.declaration, state):
             found.append((state.begun, path))
     return [path for _, path in sorted(found, reverse=True)]
 
 
 def _is_ripe(declared: Declaration, state: StepState) -> bool:
     """Whether it is known to have happened, or harmless to take back if it did not."""
-    return state.status == "succeeded" or (_is_unknown(state) and declared.on_doubt == "idempotent")
+    return state.status == "succeeded" or (is_unknown(state) and declared.on_doubt == "idempotent")

@@ -87,16 +87,17 @@ def _map_outcome(run: Run, step: Step, path: StepPath, state: StepState) -> Labe
     if None in ended:
         return None
     lost = Missing(reason="failed")
-    if lost in ended and step.on_item_error == "fail" and not _is_cut(run, path):
+    if lost in ended and step.on_item_error == "fail" and not _is_cut(run, step, path):
         return lost
     parts = [Labelled() if part == lost else part for part in ended]
     values = gather([part for part in parts if isinstance(part, Labelled)])
     return under(control(None, state.items), values)
 
 
-def _is_cut(run: Run, path: StepPath) -> bool:
+def _is_cut(run: Run, step: Step, path: StepPath) -> bool:
     """Whether items are missing only because there was no room for them."""
-    return all(run.step(item).cause == "budget" or run.step(item).value for item in item_paths(run, path))
+    lasts = (run.step(last_path(run, step, item)[1]) for item in item_paths(run, path))
+    return all(last.status == "succeeded" or last.cause in {"budget", "condition"} for last in lasts)
 
 
 def scope(view: View, frame: Frame, wanted: frozenset[str]) -> Scope | None:
@@ -183,7 +184,9 @@ def _is_missing(run: Run, plan: Plan, path: StepPath) -> bool:
         return False
     if run.step(path).status == "mapped":
         return _outcome(run, plan.at(path), path) == Missing(reason="failed")
-    return run.step(path).cause in {"failure", "budget"} or has_failed(run, plan.at(path), path)
+    step = plan.at(path)
+    last = run.step(last_path(run, step, path)[1])
+    return last.cause in {"failure", "budget"} or has_failed(run, step, path)
 
 
 def let(step: Step, scope_: Scope) -> Labelled:
