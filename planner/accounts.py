@@ -12,17 +12,11 @@ from planner.outcomes import used
 from planner.outside import Outside
 
 
-class NoRoomError(Exception):
-    """A shared account has no room; `event` says which one, and why."""
-
-    def __init__(self, event: BudgetRefused) -> None:
-        super().__init__(f"{event.account}: {event.reason}")
-        self.event = event
-
-
 @asynccontextmanager
-async def held(outside: Outside, lease: Lease, key: str, amount: Amount) -> AsyncIterator[list[Usage]]:
-    """Holds `amount` for a call; what is put into the list is what it used. Raises `NoRoomError`."""
+async def held(
+    outside: Outside, lease: Lease, key: str, amount: Amount
+) -> AsyncIterator[list[Usage] | BudgetRefused]:
+    """Holds `amount` for a call; what is put into the list is what it used. Or else why there is no room."""
     spent: list[Usage] = []
     if not outside.accounts:
         yield spent
@@ -32,7 +26,8 @@ async def held(outside: Outside, lease: Lease, key: str, amount: Amount) -> Asyn
     refused = await outside.journal.reserve(lease, key, amount, limits, at=now)
     if refused is not None:
         account, _, reason = refused.partition(": ")
-        raise NoRoomError(BudgetRefused(account=account, reason=reason))
+        yield BudgetRefused(account=account, reason=reason)
+        return
     try:
         yield spent
     finally:

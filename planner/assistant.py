@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-from planner import config, prompts
+from planner import config, prompts, rehearsal
 from planner.agents import AGENTS, ROLES
 from planner.cards import Approver
 from planner.core.catalog import Callee
@@ -32,12 +32,13 @@ from planner.core.events import (
     RunFinished,
     RunStarted,
     RunStatus,
+    Steered,
 )
 from planner.core.goal import Named, named
 from planner.core.intrinsics import intrinsics
 from planner.core.labels import Json, Label
 from planner.core.ledger import Budget, Rate
-from planner.core.plan import Plan
+from planner.core.plan import MAX_STEPS, Plan
 from planner.core.policy import Policy, Principal, Rule
 from planner.core.review import criteria
 from planner.core.run import Run
@@ -49,7 +50,7 @@ from planner.llm.model import Model
 from planner.llm.pool import Consent, Pool
 from planner.outside import Outside
 from planner.prompts import Prompt
-from planner.runner import Runner
+from planner.runner import Runner, forked
 from planner.slots import LIMIT, Slots
 from planner.telemetry import Telemetry
 from planner.tools import Toolbox
@@ -257,6 +258,31 @@ class Assistant:
         started = await self._started(goal, as_ or Principal(name=user_name()), success=success, plan=plan)
         return await self._runner.begin(started, new_run_id(), observe, until=lambda run: run.phase != "planning")
 
+    async def rehearse(
+        self,
+        goal: str,
+        *,
+        as_: Principal | None = None,
+        success: str | None = None,
+        plan: Plan | None = None,
+        observe: Callable[[Recorded], None] | None = None,
+    ) -> Result:
+        """How the goal would go: a run of its own that looks where it must, and changes nothing.
+
+        Raises what `run` raises.
+        """
+        started = await self._started(goal, as_ or Principal(name=user_name()), success=success, plan=plan)
+        setup = started.setup.model_copy(update={"on_ask": "wait"})  # what is not done needs no approval
+        run_id = rehearsal.rehearsal_id(new_run_id())
+        run = await self._runner.begin(started.model_copy(update={"setup": setup}), run_id, observe)
+        for _ in range(MAX_STEPS):
+            if not (events := tuple(rehearsal.awaited(run))):
+                break
+            for event in events:
+                await self.journal.post(run_id, event, at=run.at)
+            run = await self._runner.go_on(run_id, observe)
+        return result_of(run)
+
     async def stream(self, goal: str, **options: Any) -> AsyncGenerator[Recorded, None]:  # noqa: ANN401 - those of run
         """Every event of the run as it happens; the last is `RunFinished`, unless the run waits for a person."""
         queue: asyncio.Queue[Recorded | None] = asyncio.Queue()
@@ -304,6 +330,17 @@ class Assistant:
             return None
         return await self.tell(run_id, CancelRequested(by=by))
 
+    async def fork(self, run_id: str, *, at: int, inputs: Mapping[str, Json] | None = None) -> str:
+        """The id of a new run that begins with the events of another one up to `at`, with other `inputs` if given.
+
+        `resume` goes on with it. Raises `JournalError` J-121 to J-123 if the run cannot be forked there.
+        """
+        fork_id = fork_id_of(run_id)
+        correction = Steered(by=user_name(), inputs=inputs) if inputs else None
+        now = self._clock()
+        await forked(self.journal, run_id, at, fork_id=fork_id, now=now, correction=correction)
+        return fork_id
+
     async def wake(self, *, observe: Callable[[Recorded], None] | None = None) -> tuple[Result, ...]:
         """Go on with every run that can: its process ended, its time has come, or something was asked of it."""
         return tuple(result_of(run) for run in await self._runner.wake(observe))
@@ -311,7 +348,7 @@ class Assistant:
     def _outside(self, run: Run, observe: Callable[[Recorded], None]) -> Outside:
         limits, tenant = self.settings.limits, run.started.principal.tenant
         shared = {f"tenant:{tenant}": limits.tenant_day, "all": limits.day}
-        return Outside(
+        outside = Outside(
             journal=self.journal,
             toolbox=self.toolbox,
             model=self.pool.of,
@@ -326,6 +363,7 @@ class Assistant:
             observe=observe,
             clock=self._clock,
         )
+        return rehearsal.outside(outside, run) if rehearsal.is_rehearsal(run.id) else outside
 
     def _prompt(self, name: str) -> Prompt:
         if name not in self._prompts:
@@ -389,6 +427,11 @@ def run_sync(work: Coroutine[Any, Any, T]) -> T:
 def new_run_id() -> str:
     """A run id that sorts by time to the second: `20261120-132500-9f3c1a`."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+
+def fork_id_of(run_id: str) -> str:
+    """The id of a run that begins with events of another one; that of a rehearsal is a rehearsal too."""
+    return rehearsal.rehearsal_id(new_run_id()) if rehearsal.is_rehearsal(run_id) else new_run_id()
 
 
 def _goal(goal: str) -> str:

@@ -20,7 +20,7 @@ from operator import is_
 from typing import assert_never
 
 from planner import agents
-from planner.accounts import NoRoomError, held
+from planner.accounts import held
 from planner.cards import answered, card_of, fitted
 from planner.core import order
 from planner.core.catalog import Callee
@@ -38,6 +38,7 @@ from planner.core.commands import (
 from planner.core.decide import decide, planning_amount
 from planner.core.events import (
     BlobId,
+    BudgetRefused,
     CancelRequested,
     ContentKept,
     Event,
@@ -66,7 +67,7 @@ from planner.core.values import View, answer
 from planner.errors import JournalError, ModelError, PlanError, ToolError
 from planner.journal import Lease, Request
 from planner.llm.model import Completion
-from planner.outcomes import child_id, ended, fault_of, is_up, is_vital, started, words
+from planner.outcomes import child_id, ended, fault_of, is_up, is_vital, late, started, words
 from planner.outside import Outside
 from planner.slots import CircuitOpenError
 from planner.tools import ToolContext, ToolInDoubt
@@ -257,12 +258,6 @@ class Engine:
 
     async def _perform(self, command: Command) -> None:
         """Every effect of the runtime starts here."""
-        try:
-            await self._done(command)
-        except NoRoomError as error:
-            await self._append(error.event, provided=_is_unfinished)
-
-    async def _done(self, command: Command) -> None:
         match command:
             case AskPlanner():
                 await self._ask_planner(command)
@@ -292,6 +287,9 @@ class Engine:
     async def _ask_planner(self, command: AskPlanner) -> None:
         try:
             async with held(self._outside, self._lease, "planner", planning_amount(self._run)) as spent:
+                if isinstance(spent, BudgetRefused):
+                    await self._append(spent, provided=_is_unfinished)
+                    return
                 model = await self._outside.model("planner")
                 prompt = self._outside.prompt("planner")
                 proposed, completion = await agents.propose(self._run, command, model, prompt)
@@ -344,6 +342,9 @@ class Engine:
     async def _call(self, command: Call) -> None:
         callee = self._callee(command.path)
         async with held(self._outside, self._lease, command.path, command.held) as spent:
+            if isinstance(spent, BudgetRefused):
+                await self._append(spent, provided=_is_unfinished)
+                return
             if callee.kind == "plan":  # what it calls takes places of its own
                 await self._made(command, callee, spent)
                 return
@@ -376,13 +377,20 @@ class Engine:
         await self._append(outcome)
 
     async def _outcome(self, command: Call, callee: Callee) -> StepSucceeded | StepFailed | StepInDoubt | StepParked:
-        path = command.path
-        given = self._run.step(path).arguments or Labelled(value={})
+        path, given = command.path, self._arguments(command.path)
         began = self._outside.clock()
         try:
             if callee.kind == "plan":
                 return await self._nested(command)
-            completed = await self._answer(command, callee, self._arguments(path))
+            async with asyncio.timeout(command.timeout_s):
+                if callee.kind == "agent":
+                    role, play = agents.ROLES[callee.name]
+                    model = await self._outside.model(role, cheaper=command.is_cheaper)
+                    completed = await play(given, model, self._outside.prompt(role))
+                else:
+                    completed = agents.Answered(await self._tool(command, callee, given))
+        except TimeoutError:
+            return late(command, callee)
         except ToolInDoubt as error:
             return StepInDoubt(path=path, reason=words(error))
         except (ToolError, ModelError) as error:
@@ -391,27 +399,16 @@ class Engine:
             return StepFailed(path=path, fault=fault_of(error), attempt=command.attempt, usage=usage, seconds=seconds)
         usage = await self._kept(completed.completions)
         seconds = (self._outside.clock() - began).total_seconds()
-        value = attest(callee, given, completed.value)
+        value = attest(callee, self._run.step(path).arguments or Labelled(value={}), completed.value)
         return StepSucceeded(path=path, value=value, usage=usage, seconds=seconds)
 
-    async def _answer(self, command: Call, callee: Callee, arguments: Mapping[str, Json]) -> agents.Answered:
-        """What the call gives, in its time. Raises `ToolError`, `ToolInDoubt` or `ModelError`."""
+    async def _tool(self, command: Call, callee: Callee, arguments: Mapping[str, Json]) -> Json:
+        """What a tool gives; nothing if it takes back what it did. Raises `ToolError` or `ToolInDoubt`."""
         context = self._context(command.path, command.key)
-        try:
-            async with asyncio.timeout(command.timeout_s):
-                if role_of(command.path) == "undo":
-                    await self._outside.toolbox.undo(callee.name, arguments, context)
-                    return agents.Answered(None)
-                if callee.kind == "agent":
-                    role, play = agents.ROLES[callee.name]
-                    model = await self._outside.model(role, cheaper=command.is_cheaper)
-                    return await play(arguments, model, self._outside.prompt(role))
-                return agents.Answered(await self._outside.toolbox.call(callee.name, arguments, context))
-        except TimeoutError as error:
-            late = f"`{callee.name}` did not end within {command.timeout_s} s"
-            if callee.is_reading:
-                raise ToolError("T-298", late, error_class="unavailable") from error
-            raise ToolInDoubt("T-298", late) from error
+        if role_of(command.path) == "undo":
+            await self._outside.toolbox.undo(callee.name, arguments, context)
+            return None
+        return await self._outside.toolbox.call(callee.name, arguments, context)
 
     async def _nested(self, command: Call) -> StepSucceeded | StepFailed | StepParked:
         """What became of the run that the step is."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from planner.core.catalog import Callee
 from planner.core.circuit import tells
 from planner.core.commands import Call
 from planner.core.events import (
@@ -87,6 +88,15 @@ def fault_of(error: PlannerError) -> Fault:
 def words(said: object) -> str:
     """What an error says, as text that the journal can hold: the name of a file may be no valid Unicode."""
     return str(said).encode(errors="replace").decode()
+
+
+def late(command: Call, callee: Callee) -> StepFailed | StepInDoubt:
+    """A call that did not end in its time: what only looks has failed, of an effect nobody knows."""
+    what = f"`{callee.name}` did not end within {command.timeout_s} s"
+    if not callee.is_reading:
+        return StepInDoubt(path=command.path, reason=what)
+    fault = Fault(code="T-298", error_class="unavailable", message=what)
+    return StepFailed(path=command.path, fault=fault, attempt=command.attempt)
 
 
 def is_up(outcome: StepSucceeded | StepFailed | StepInDoubt | StepParked) -> bool | None:

@@ -15,11 +15,22 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
+from planner.core import fork
 from planner.core.commands import Call
-from planner.core.events import CancelRequested, Event, Recorded, RunResumed, RunStarted, StepNudged, UndoRequested
+from planner.core.events import (
+    BlobId,
+    CancelRequested,
+    Event,
+    Recorded,
+    RunResumed,
+    RunStarted,
+    Steered,
+    StepNudged,
+    UndoRequested,
+)
 from planner.core.run import Run
 from planner.core.setup import Parent
-from planner.core.state import fold
+from planner.core.state import evolve, fold
 from planner.engine import UNBEGUN, Engine
 from planner.errors import JournalError, UserError
 from planner.journal import Journal, Lease, Request, Requestable
@@ -288,6 +299,50 @@ def _observers(*observers: Observer | None) -> Observer:
                 observer(recorded)
 
     return told
+
+
+async def forked(
+    journal: Journal,
+    run_id: str,
+    at_event: int,
+    *,
+    fork_id: str,
+    now: datetime,
+    correction: Steered | None = None,
+) -> Run:
+    """A new run that begins with the events of another one up to `at_event`, and with blobs of its own.
+
+    Nobody drives it yet. Raises `JournalError` J-101 if there is a run `fork_id`, J-121 to J-123 if it cannot fork
+    there, J-204 if it cannot take the correction.
+    """
+    events = fork.forked(await journal.read(run_id), at_event, run_id=fork_id, now=now)
+    if correction is not None:
+        last = Recorded(seq=0, run_id=fork_id, run_seq=len(events) + 1, at=now, event=correction)
+        fold([*events, last])  # refused here, before there is anything of the new run
+        events = (*events, last)
+    lease = await journal.create(fork_id, owner())
+    try:
+        run: Run | None = None
+        for recorded in events:
+            renamed = {id_: await _copied(journal, run_id, id_, fork_id) for id_ in fork.blob_ids(recorded.event)}
+            event = fork.with_blobs(recorded.event, renamed)
+            run = evolve(run, recorded.model_copy(update={"event": event}))
+            await journal.append(
+                lease,
+                recorded.run_seq - 1,
+                [event],
+                at=recorded.at,
+                durable=recorded is events[-1],
+                status=run.status,
+            )
+    finally:
+        await journal.release(lease, due_at=run.due() if run is not None else None)
+    assert run is not None, "a fork has at least one event"
+    return run
+
+
+async def _copied(journal: Journal, run_id: str, blob: BlobId, fork_id: str) -> BlobId:
+    return await journal.put_blob(fork_id, await journal.get_blob(run_id, blob))
 
 
 def owner() -> str:

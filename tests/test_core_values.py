@@ -5,7 +5,9 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from planner.core.catalog import Callee
 from planner.core.events import (
+    BlockEntered,
     Event,
     Fault,
     MapResolved,
@@ -20,14 +22,15 @@ from planner.core.labels import BOUNDED, TRUSTED, UNTRUSTED, Json, Label, Labell
 from planner.core.plan import Step
 from planner.core.run import Run
 from planner.core.values import (
+    Frame,
     View,
     answer,
+    answer_of,
     arguments,
     condition,
     control,
-    item_count,
-    item_paths,
-    item_scope,
+    inside,
+    item_names,
     items,
     let,
     lost,
@@ -90,8 +93,33 @@ def test_a_failure_that_is_tried_again_is_no_outcome_yet(given: Given, accepted:
     assert view(given(*accepted(step(on_error={"then": "skip"})), *begun)).outcome("s1") == LOST
 
 
-def test_a_step_that_is_not_in_the_plan_has_no_outcome(given: Given, accepted: Accepted) -> None:
-    assert view(given(*accepted(step()))).outcome("s2") is None
+def test_a_name_that_is_no_step_of_the_plan_reads_as_skipped(given: Given, accepted: Accepted) -> None:
+    run = given(*accepted(step()))
+    assert scope(view(run), FRAME, frozenset({"s9"})) == {"s9": SKIPPED}
+
+
+def fell_back(path: str = "s1", *ends: Event) -> tuple[Event, ...]:
+    """A call that failed for good, and what came of the one in its place."""
+    return (
+        StepResolved(path=path),
+        StepStarted(path=path, attempt=1, key="k"),
+        StepFailed(path=path, fault=GONE),
+        *ends,
+    )
+
+
+def test_what_stands_in_for_a_failed_call_gives_the_step_its_value(given: Given, accepted: Accepted) -> None:
+    other = step(on_error={"fallback": "text.upper"})
+    assert view(given(*accepted(other), *fell_back())).outcome("s1") is None
+    run = given(*accepted(other), *fell_back("s1", succeeded("s1~fallback", "b")))
+    assert view(run).outcome("s1") == Labelled(value="b")
+    run = given(*accepted(other), *fell_back("s1", StepFailed(path="s1~fallback", fault=GONE)))
+    assert view(run).outcome("s1") is None
+    map_ = step(for_each=[1], on_item_error="drop", on_error={"fallback": "text.upper"})
+    begun = (MapResolved(path="s1", items=Labelled(value=[1])), *fell_back("s1[0]"))
+    lost_item = StepFailed(path="s1[0]~fallback", fault=GONE)
+    assert view(given(*accepted(map_), *begun)).outcome("s1") is None
+    assert view(given(*accepted(map_), *begun, lost_item)).outcome("s1") == Labelled(value=[None])
 
 
 # maps
@@ -141,32 +169,89 @@ def test_a_list_whose_length_outsiders_chose_is_not_trusted(
     )
 
 
-def test_only_a_resolved_map_has_items(given: Given, accepted: Accepted) -> None:
-    run = given(*accepted(DROPS))
-    assert (item_count(run.step("s1")), item_paths(DROPS, run.step("s1"))) == (0, [])
-    run = given(*accepted(DROPS), *mapped())
-    assert item_paths(DROPS, run.step("s1")) == ["s1[0]", "s1[1]", "s1[2]"]
+def test_items_for_which_there_was_no_room_are_null_beside_those_that_were_filtered(
+    given: Given, accepted: Accepted
+) -> None:
+    cut = StepSkipped(path="s1[1]", cause="budget")
+    ends = (succeeded("s1[0]", "a"), cut, StepSkipped(path="s1[2]", cause="condition"))
+    for map_ in (DROPS, FAILS, step(for_each=[1, 2, 3])):
+        outcome = view(given(*accepted(map_), *mapped(*ends))).outcome("s1")
+        assert outcome == Labelled(value=["a", None])
+    ends = (succeeded("s1[0]", "a"), cut, StepSkipped(path="s1[2]", cause="failure"))
+    assert view(given(*accepted(FAILS), *mapped(*ends))).outcome("s1") == LOST
 
 
-# scopes
+# scopes and frames
+
+FRAME = Frame(steps=(step(),))
 
 
 def test_a_scope_holds_values_and_reasons_once_all_have_ended(given: Given, accepted: Accepted) -> None:
     steps = (step(), step("s2"), step("s3"))
     events = (succeeded("s1", 7), StepSkipped(path="s2", cause="condition"))
     seen = view(given(*accepted(*steps, inputs={"x": 1}), *events))
-    assert scope(seen, frozenset({"inputs", "s1", "s2"})) == {
+    assert scope(seen, Frame(steps=steps), frozenset({"inputs", "s1", "s2"})) == {
         "inputs": Labelled(value={"x": 1}),
         "s1": Labelled(value=7),
         "s2": SKIPPED,
     }
-    assert scope(seen, frozenset({"s1", "s3"})) is None
+    assert scope(seen, Frame(steps=steps), frozenset({"s1", "s3"})) is None
 
 
-def test_inside_a_map_an_item_and_its_index_have_names() -> None:
+def test_an_item_and_its_index_have_names() -> None:
     listed = gather([Labelled(value="a", label=UNTRUSTED), Labelled(value="b")])
-    inside = item_scope({"s0": Labelled(value=1)}, step(for_each="$s0", **{"as": "row"}), listed, 1)
-    assert inside == {"s0": Labelled(value=1), "row": Labelled(value="b"), "row_i": Labelled(value=1)}
+    names = item_names(step(for_each="$s0", **{"as": "row"}), listed, 1)
+    assert names == {"row": Labelled(value="b"), "row_i": Labelled(value=1)}
+
+
+BLOCK = Step.model_validate(
+    {
+        "id": "s2",
+        "if": "s1 > 1",
+        "for_each": [1, 2],
+        "do": [{"id": "t1", "let": "$item"}, {"id": "t2", "let": "$t1"}],
+        "else": [{"id": "t3", "let": 0}],
+    }
+)
+
+
+def test_a_block_sees_its_branch_and_its_item_and_what_stands_around_it(given: Given, accepted: Accepted) -> None:
+    run = given(
+        *accepted(step(), BLOCK, inputs={"x": 1}),
+        succeeded("s1", 7),
+        MapResolved(path="s2", items=Labelled(value=[1, 2])),
+        BlockEntered(path="s2[0]", decided_by=BOUNDED),
+        BlockEntered(path="s2[1]", branch="else"),
+        succeeded("s2[0]/t1", "a"),
+    )
+    outer = Frame(steps=(step(), BLOCK))
+    own = {"item": Labelled(value=1)}
+    frame = inside(outer, BLOCK, "s2[0]", run.step("s2[0]"), own)
+    assert (frame.place, frame.decided_by) == ("s2[0]", BOUNDED)
+    wanted = frozenset({"item", "t1", "s1", "inputs", "t3"})
+    assert scope(view(run), frame, wanted) == {
+        "item": Labelled(value=1),
+        "t1": Labelled(value="a"),
+        "s1": Labelled(value=7),
+        "inputs": Labelled(value={"x": 1}),
+        "t3": SKIPPED,
+    }
+    assert scope(view(run), frame, frozenset({"t2"})) is None
+    other = inside(outer, BLOCK, "s2[1]", run.step("s2[1]"), {})
+    assert [held.id for held in other.steps] == ["t3"]
+    assert scope(view(run), other, frozenset({"t1"})) == {"t1": SKIPPED}
+
+
+def test_a_block_gives_its_answer_or_the_last_value_of_its_branch(given: Given, accepted: Accepted) -> None:
+    run = given(
+        *accepted(BLOCK.model_copy(update={"for_each": None, "if_": None})),
+        BlockEntered(path="s2"),
+        succeeded("s2/t1", 3, UNTRUSTED),
+        StepSkipped(path="s2/t2", cause="condition"),
+    )
+    frame = inside(Frame(steps=(BLOCK,)), BLOCK, "s2", run.step("s2"), {})
+    assert answer_of(view(run), frame, None) == Labelled(value=3, label=UNTRUSTED)
+    assert answer_of(view(run), frame, ["$t1", "$t2"]).value == [3, None]
 
 
 # inputs
@@ -253,4 +338,24 @@ def test_what_was_lost_is_named_by_step_or_by_item(given: Given, accepted: Accep
         MapResolved(path="s5", items=Labelled(value=[1])),
         StepFailed(path="s5[0]", fault=GONE),
     )
-    assert lost(view(given(*accepted(*steps), *events))) == ("s2", "s3", "s5", "s1[1]")
+    assert lost(view(given(*accepted(*steps), *events))) == ("s1[1]", "s2", "s3", "s5")
+
+
+def test_what_was_lost_in_a_block_is_named_by_its_place_and_what_was_cheaper_too(
+    given: Given, accepted: Accepted, every: tuple[Callee, ...]
+) -> None:
+    held = {"id": "t1", "use": "text.upper", "args": {"text": "a"}}
+    block = {"id": "s1", "on_error": {"then": "skip"}, "do": [held]}
+    other = step("s2", on_error={"fallback": "text.upper"})
+    writer = Step(id="s3", use="agent.writer", args={"task": "x"})
+    run = given(
+        *accepted(Step.model_validate(block), other, writer, callees=every),
+        BlockEntered(path="s1"),
+        StepFailed(path="s1/t1", fault=GONE),
+        StepFailed(path="s1", fault=GONE),
+        *fell_back("s2", StepResolved(path="s2~fallback"), StepSkipped(path="s2~fallback", cause="budget")),
+        StepResolved(path="s3"),
+        StepStarted(path="s3", attempt=1, key="k", is_cheaper=True),
+        succeeded("s3", "x"),
+    )
+    assert lost(view(run)) == ("s1", "s1/t1", "s2", "s3 (by a cheaper model)")

@@ -39,10 +39,10 @@ def display_for(options: Options, *, title: str = "", is_planning: bool = False)
     if options.is_json:
         return JsonLines()
     if not terminal.is_lively():
-        return Lines()
+        return Lines(form=options.format)
     from planner.cli.tree import Tree
 
-    return Tree(title=title, is_passing=is_planning and sys.stdout.isatty())
+    return Tree(title=title, is_passing=is_planning and sys.stdout.isatty(), form=options.format)
 
 
 def on_ask(options: Options, *, otherwise: Literal["wait", "deny"]) -> Literal["prompt", "wait", "deny"]:

@@ -8,12 +8,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from planner.cli import terminal
 from planner.cli.ending import answers, ending, part_of
 from planner.cli.progress import Watch, certificate, told, use
 from planner.cli.rows import INDENT, Scene, call, named, row, rows
+from planner.core import picture
 from planner.core.events import (
     BudgetRefused,
     CancelRequested,
@@ -44,8 +45,12 @@ from planner.core.events import (
     WaitStarted,
 )
 from planner.core.labels import Json
-from planner.core.plan import Step
+from planner.core.plan import Step, StepPath
 from planner.core.run import Run
+from planner.rehearsal import is_rehearsal, is_rehearsed, rehearsed
+
+Form: TypeAlias = Literal["text", "mermaid"]
+"""How a plan is given that is not carried out."""
 
 
 class Display(Protocol):
@@ -88,7 +93,8 @@ class Display(Protocol):
 class Lines:
     """One line for everything worth one, on standard error; the result on standard output."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, form: Form = "text") -> None:
+        self._form = form
         self.watch = Watch()
         self.download = DownloadLines()
 
@@ -116,7 +122,7 @@ class Lines:
     def answer(self, run: Run, *, is_planned: bool) -> None:
         """The result as text, or the plan and its certificate."""
         if is_planned:
-            give_plan(self.watch, run)
+            give_plan(self.watch, run, self._form)
             return
         for text in ending(self.watch):
             terminal.say(text)
@@ -138,9 +144,11 @@ class DownloadLines:
             terminal.say(f"download {terminal.download(done, total, time.monotonic() - self._began)}")
 
 
-def give_plan(watch: Watch, run: Run) -> None:
-    """The plan and its certificate on standard output."""
-    for text in planned(run):
+def give_plan(watch: Watch, run: Run, form: Form) -> None:
+    """The plan and its certificate on standard output, or the plan as a flowchart."""
+    assert run.plan is not None, "only an accepted plan is shown"
+    drawn = picture.mermaid(run.plan, run.certificate).splitlines() if form == "mermaid" else planned(run)
+    for text in drawn:
         terminal.put(text)
     for text in ending(watch):
         terminal.say(text)
@@ -167,7 +175,7 @@ def planned(run: Run) -> Iterator[str]:
     width = max([len("answer"), *(len(label) for label, _ in written)])
     if plan.inputs:
         yield f"{'inputs':{width}}  {terminal.excerpt(dict(plan.inputs), 100)}"
-    yield from (f"{label:{width}}  {text}" for label, text in written)
+    yield from (f"{label:{width}}  {text}".rstrip() for label, text in written)
     if plan.answer is not None:
         yield f"{'answer':{width}}  {terminal.excerpt(plan.answer, 100)}"
     yield from certificate(run)
@@ -192,7 +200,8 @@ def _lines(watch: Watch, run: Run, recorded: Recorded) -> Iterator[str]:
         case PlannerFailed(fault=fault):
             yield f"plan     not to be had: {told(fault)}"
         case PlanRejected():
-            yield f"plan     attempt {watch.attempts} rejected: {terminal.line(watch.trouble, 200)}"
+            which = f"attempt {watch.attempts} " if watch.attempts else ""
+            yield f"plan     {which}rejected: {terminal.line(watch.trouble, 200)}"
         case PlanAccepted():
             accepted = rows(watch, recorded.at)[0]
             yield " ".join(filter(None, ("plan     accepted:", accepted.call, accepted.note)))
@@ -200,7 +209,9 @@ def _lines(watch: Watch, run: Run, recorded: Recorded) -> Iterator[str]:
         case PlanAbandoned(reason=reason):
             yield f"plan     given up: {terminal.line(reason, 200)}"
         case StepStarted(path=path):
-            yield _line(named(path), "started", row(scene, path).call)
+            yield _line(named(path), "would" if is_rehearsed(run, path) else "started", row(scene, path).call)
+        case StepSucceeded(path=path) if is_rehearsed(run, path):
+            return  # it was said what it would do
         case HumanAnswered(path=path):
             yield _line(named(path), "answered", answered(recorded.event))
         case (
@@ -236,8 +247,10 @@ def directed(event: Event) -> Iterator[tuple[str, str]]:
             yield "paused", f"by {terminal.line(by)}; what is under way ends first"
         case PauseLifted(by=by):
             yield "goes on", f"by {terminal.line(by)}"
-        case CancelRequested(by=by) | UndoRequested(by=by):
+        case CancelRequested(by=by):
             yield "cancel", f"by {terminal.line(by)}; what it did is taken back"
+        case UndoRequested(by=by):
+            yield "undo", f"asked for by {terminal.line(by)}"
         case UndoBegan(paths=paths):
             yield "undo", f"takes back {', '.join(paths)}"
         case Steered():
@@ -318,6 +331,10 @@ def outcome(run: Run, *, is_planned: bool = False) -> dict[str, Json]:
         "tokens": run.spent.tokens,
         "cost_usd": None if run.spent.unpriced else run.spent.cost_usd,
     }
+    if is_rehearsal(run.id):
+        spent["would"] = [
+            {"path": path, "use": use(run, path), "arguments": _given(run, path)} for path in rehearsed(run)
+        ]
     if run.finished is not None:
         finished = run.finished.model_dump(mode="json", exclude={"status", "result"})
         return {**finished, **spent, "result": run.finished.result.value}
@@ -327,6 +344,11 @@ def outcome(run: Run, *, is_planned: bool = False) -> dict[str, Json]:
     if run.status == "running":
         return {"type": "RunStopped", **spent}
     return {"type": "RunWaiting", **spent, **waits(run)}
+
+
+def _given(run: Run, path: StepPath) -> Json:
+    arguments = run.step(path).arguments
+    return None if arguments is None else arguments.value
 
 
 def waits(run: Run) -> dict[str, Json]:

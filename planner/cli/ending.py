@@ -6,13 +6,17 @@ import json
 import shlex
 from collections.abc import Iterator
 
-from planner.cli.progress import NOTE_CHARACTERS, Watch, costs, criteria, status, told, use
+from planner.cli.progress import NOTE_CHARACTERS, Watch, called, costs, criteria, status, told, use
 from planner.cli.rows import call_at, question, waiting
 from planner.cli.terminal import duration, line
 from planner.core.events import RunFinished
 from planner.core.labels import Json
 from planner.core.plan import StepPath, beside
 from planner.core.run import Run
+from planner.rehearsal import is_rehearsal, rehearsed
+
+MANY = 5
+"""Choices that get a command each."""
 
 
 def ending(watch: Watch) -> Iterator[str]:
@@ -22,10 +26,23 @@ def ending(watch: Watch) -> Iterator[str]:
         return
     facts = [status(run), duration(watch.elapsed(run.at)), costs(run), f"run {run.id}"]
     yield " · ".join(fact for fact in facts if fact)
+    if is_rehearsal(run.id):
+        yield from _rehearsed(run)
     if run.finished is not None:
         yield from _why(run, run.finished)
     else:
         yield from openings(run)
+
+
+def _rehearsed(run: Run) -> Iterator[str]:
+    """What a dry run would have done, with the arguments it would have been done with."""
+    paths = list(rehearsed(run))
+    width = max(map(len, paths), default=0)
+    for path in paths:
+        given = run.step(path).arguments
+        arguments = given.value if given is not None and isinstance(given.value, dict) else {}
+        yield f"  would  {path:{width}}  {called(use(run, path), arguments)}"
+    yield "  nothing was changed" if paths else "  nothing would be changed"
 
 
 def openings(run: Run) -> Iterator[str]:
@@ -46,7 +63,9 @@ def openings(run: Run) -> Iterator[str]:
             case _:
                 continue
         found = True
-    if run.is_paused or not found or run.status == "running":
+    if any(state.status == "asked" for state in run.steps.values()) and not run.is_paused:
+        yield f"  to be asked at a terminal: planner runs resume {run.id}"
+    elif run.is_paused or not found or run.status == "running":
         yield f"  to go on: planner runs resume {run.id}"
 
 
@@ -80,21 +99,24 @@ def answers(run: Run, path: StepPath) -> tuple[str, ...]:
         case "failed":
             return tuple(f"planner runs answer {at} {word}" for word in ("retry", "skip", "fail"))
         case _:
-            return (f"planner runs answer {at} {wanted(run, path)}",)
+            return tuple(f"planner runs answer {at} {value}" for value in _values(run, path))
 
 
-def wanted(run: Run, path: StepPath) -> str:
-    """What a question of the plan wants as its answer: `red|green`, or its type in capitals."""
+def _values(run: Run, path: StepPath) -> tuple[str, ...]:
+    """What a question of the plan wants as its answer: its choices, or its type in capitals."""
     state = run.step(path)
     given = state.arguments.value if state.arguments is not None and isinstance(state.arguments.value, dict) else {}
     choices = given.get("choices")
-    if isinstance(choices, list) and choices:
-        return " | ".join(shlex.quote(line(str(choice))) for choice in choices)
-    return str(given.get("type") or "text").upper()
+    if isinstance(choices, list) and 0 < len(choices) <= MANY:
+        return tuple(shlex.quote(line(str(choice))) for choice in choices)
+    return ("CHOICE" if choices else _PLACES.get(str(given.get("type")), "TEXT"),)
+
+
+_PLACES = {"number": "NUMBER", "integer": "NUMBER", "boolean": "yes", "date": "DATE", "record": "JSON"}
 
 
 def _why(run: Run, finished: RunFinished) -> Iterator[str]:
-    if finished.status not in {"completed", "unverified"} and finished.reason:
+    if finished.status not in {"completed", "unverified", "cancelled"} and finished.reason:
         yield f"  {line(finished.reason)}"
     if finished.fault is not None:
         yield f"  {told(finished.fault, 600)}"
@@ -113,8 +135,9 @@ def reversals(run: Run) -> Iterator[str]:
     """What was taken back, and what was left and why: one line each."""
     finished = run.finished
     undone, left = (finished.undone, finished.left) if finished is not None else (run.undone, run.left)
-    yield from (f"  taken back  {path}  {_deed(run, path)}" for path in undone)
-    yield from (f"  left        {one.path}  {_deed(run, one.path)}: {line(one.reason)}" for one in left)
+    width = max((len(path) for path in (*undone, *(one.path for one in left))), default=0)
+    yield from (f"  taken back  {path:{width}}  {_deed(run, path)}" for path in undone)
+    yield from (f"  left        {one.path:{width}}  {_deed(run, one.path)}: {line(one.reason)}" for one in left)
 
 
 def _deed(run: Run, path: StepPath) -> str:

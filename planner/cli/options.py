@@ -37,7 +37,7 @@ class Options(argparse.Namespace):
     limit: int = 20
     plan: Path | None = None
     format: Literal["text", "mermaid"] = "text"
-    changes: tuple[str, ...] = ()
+    changes: list[str] | None = None
     """Inputs to change, as `name=value`."""
     is_later: bool = False
     is_stuck: bool = False

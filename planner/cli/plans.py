@@ -86,16 +86,18 @@ def _kind(value: object) -> str:
     return "nothing" if value is None else "a list" if isinstance(value, list) else "a single value"
 
 
-def _fault(path: Path, root: yaml.Node, place: tuple[int | str, ...], message: str) -> str:
+def _fault(path: Path, root: yaml.Node | None, place: tuple[int | str, ...], message: str) -> str:
     """`plan.yaml, line 4, steps[1].retry: Extra inputs are not permitted`."""
+    number = 1 if root is None else _line(root, place)
     names = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
-    what = _WORDS.get(message, message.removeprefix("Value error, "))
-    return f"{path}, line {_line(root, place)}, {names or 'the plan'}: {what}"
+    what = _WORDS.get(message.partition(" pattern")[0], message.removeprefix("Value error, "))
+    return f"{path}, line {number}, {names or 'the plan'}: {what}"
 
 
 _WORDS: Mapping[str, str] = {
     "Extra inputs are not permitted": "there is no such field",
     "Field required": "it is missing",
+    "String should match": "it is lower-case letters, digits and `_`, with a letter first",
 }
 
 

@@ -30,6 +30,7 @@ from planner.core.plan import StepPath
 from planner.core.run import Run
 from planner.core.setup import Criterion
 from planner.core.state import callee_at, evolve
+from planner.rehearsal import is_rehearsal
 
 CALL_CHARACTERS = 100
 NOTE_CHARACTERS = 120
@@ -90,8 +91,13 @@ def costs(run: Run) -> str:
 
 def status(run: Run) -> str:
     """The run's status in words; one that nobody runs at the moment is planned or stopped."""
+    said = _status(run)
+    return f"dry run, {said}" if is_rehearsal(run.id) else said
+
+
+def _status(run: Run) -> str:
     if run.status == "running":
-        return "planned" if run.plan is not None and not run.steps else "stopped"
+        return "planned" if is_planned(run) else "stopped"
     return run.status.replace("_", " ")
 
 
@@ -115,6 +121,11 @@ def _worded(criterion: Criterion) -> str:
             return f"{line(criterion.text)} holds"
         case "text":
             return line(criterion.text)
+
+
+def is_planned(run: Run) -> bool:
+    """Whether the run has a plan, of which nothing was carried out yet."""
+    return run.plan is not None and not run.steps and run.finished is None
 
 
 def use(run: Run, path: StepPath) -> str:

@@ -22,7 +22,7 @@ from planner.cli.display import waits
 from planner.cli.ending import answers, reversals
 from planner.cli.exits import EXITS
 from planner.cli.options import Options
-from planner.cli.progress import use
+from planner.cli.progress import is_planned, use
 from planner.cli.questions import certified, shown
 from planner.cli.records import Record, journal_of, record, summaries
 from planner.cli.rows import question
@@ -30,7 +30,6 @@ from planner.cli.terminal import line
 from planner.core.events import (
     CancelRequested,
     EventReceived,
-    HumanAnswered,
     PauseLifted,
     PauseRequested,
     Question,
@@ -78,9 +77,9 @@ def cancel(options: Options) -> int:
     """Stops a run and takes back what it did."""
     found = _record(options, options.words[0])
     run = found.run
-    _unfinished(found, f"`planner runs undo {run.id}` takes back what it did")
     if run.is_cancelled:
-        raise _out_of_place(f"run {run.id} is being cancelled already", f"Look: `planner runs show {run.id}`.")
+        raise _out_of_place(f"run {run.id} was cancelled already", f"Look: `planner runs show {run.id}`.")
+    _unfinished(found, f"`planner runs undo {run.id}` takes back what it did")
     return _reversed(options, found, CancelRequested(by=user_name()), f"cancelled {run.id}")
 
 
@@ -103,7 +102,7 @@ def steer(options: Options) -> int:
     found = _record(options, wanted)
     run = _unfinished(found, "`planner runs fork` begins a new one with some of its events")
     inputs = dict(run.plan.inputs) if run.plan is not None else {}
-    changes = plans.changed(options.changes, inputs)
+    changes = plans.changed(options.changes or (), inputs)
     plan = plans.read(options.plan) if options.plan is not None else None
     text = " ".join(words).strip()
     if not (text or changes or plan):
@@ -170,16 +169,25 @@ def wake(options: Options) -> int:
     codes: dict[str, int] = {}
     while due := [one for one in asyncio.run(_due(options)) if one.run.id not in codes]:
         for one in due:
-            try:
-                check_assistant(options, one.run)
-            except UserError as error:
-                terminal.say(f"left {one.run.id}: {line(error.message)}")
-                codes[one.run.id] = 0
-                continue
-            codes[one.run.id] = carry_on(options, one, is_resumed=False)
+            codes[one.run.id] = _woken(options, one)
     if not codes:
         terminal.say("nothing to go on with")
     return next((code for code in codes.values() if code not in {0, EXITS["waiting"]}), 0)
+
+
+def _woken(options: Options, found: Record) -> int:
+    """Goes on with one run; a plan that was only made is carried out by nobody who did not ask for that."""
+    run = found.run
+    if is_planned(run) and not found.summary.requests:
+        terminal.say(f"left {run.id}, which is only planned; to carry it out: planner runs resume {run.id}")
+        return 0
+    try:
+        check_assistant(options, run)
+    except UserError as error:
+        terminal.say(f"left {run.id}: {line(error.message)}")
+        return 0
+    terminal.say(f"going on with {run.id}: {line(run.started.goal, 80)}")
+    return carry_on(options, found, is_resumed=False)
 
 
 async def _due(options: Options) -> list[Record]:
@@ -208,7 +216,10 @@ def _at(run: Run, card: Card) -> str:
 def _asking(
     options: Options, wanted: str, path: StepPath | None = None, *, only: Question | None = None
 ) -> tuple[Record, Card]:
-    """The run and the question that are meant: those of `path`, else the only ones. Raises `UserError` U-436, U-437."""
+    """The run and the question that are meant: the one at `path`, else the only one.
+
+    Raises `UserError` U-436 if there is none, U-437 if there are several.
+    """
     found = _record(options, wanted)
     places = [(one, at) for one in _with_parts(options, found) for at in asked(one.run)]
     fitting = [(one, at) for one, at in places if path in {None, at} and _is_asked(one.run, at, only)]
@@ -278,7 +289,8 @@ def _waiting_for(options: Options, event: EventReceived) -> list[Record]:
             found.append(one)
     if not found:
         hint = f"They wait for {', '.join(sorted(map(line, names)))}." if names else "No run waits for any event."
-        what = f"no run waits for the event `{event.name}` with such data"
+        such = " with such data" if event.name in names else ""
+        what = f"no run waits for the event `{event.name}`{such}"
         raise UserError("U-439", what, hint=hint, choices=tuple(sorted(names)), error_class="missing")
     return found
 
@@ -310,7 +322,9 @@ def _ask(options: Options, found: Record, event: Requestable, said: str) -> int:
     if not taken.request.is_open:
         return _say(options, taken, said)
     if options.is_later:
-        return _say(options, taken, f"left for {run.id}: {said}, once somebody goes on with it: planner runs wake")
+        return _say(
+            options, taken, f"posted for {run.id}; it is taken by whoever goes on with the run: planner runs wake"
+        )
     if taken.found.summary.is_live:
         what = f"the process that drives run {run.id} has not taken it within {TAKEN_S:g} s"
         raise UserError("U-433", what, hint=f"It stays posted; look again with `planner runs show {run.id}`.")

@@ -28,6 +28,7 @@ from planner.core.plan import (
 )
 from planner.core.run import Run, StepState, StepStatus, item_count, item_paths
 from planner.core.state import callee_at
+from planner.rehearsal import is_rehearsed
 
 Mark: TypeAlias = Literal["pending", "running", "done", "failed", "skipped", "asked", "waiting", "retrying", "doubt"]
 
@@ -203,17 +204,14 @@ def note(scene: Scene, path: StepPath) -> str:
             retry = f"  attempt {state.attempt}" if state.attempt > 1 else ""
             return duration((now - watch.began.get(path, now)).total_seconds()) + retry
         case "succeeded":
-            return duration(watch.took[path]) if path in watch.took else ""
+            took = duration(watch.took[path]) if path in watch.took else ""
+            return "not done" if is_rehearsed(run, path) else took
         case "failed":
             return told(state.fault, NOTE_CHARACTERS)
         case "skipped":
             return _skipped(state)
-        case "asked":
-            return question(run, path, now)
-        case "waiting":
-            return waiting(state, now)
-        case "parked":
-            return f"its part waits, run {run.id}.{state.key[:8]}"
+        case "asked" | "waiting" | "parked":
+            return _held(run, path, now)
         case "retrying":
             left = (state.due - now).total_seconds() if state.due else 0.0
             return f"again in {duration(max(0.0, left))}: {told(state.fault, NOTE_CHARACTERS)}"
@@ -221,6 +219,18 @@ def note(scene: Scene, path: StepPath) -> str:
             return "nobody knows whether it happened"
         case _:
             return "not run" if run.finished is not None and state.status in {"new", "resolved"} else ""
+
+
+def _held(run: Run, path: StepPath, now: datetime) -> str:
+    """What a step waits for."""
+    state = run.step(path)
+    match state.status:
+        case "asked":
+            return question(run, path, now)
+        case "waiting":
+            return waiting(state, now)
+        case _:
+            return f"its part waits, run {run.id}.{state.key[:8]}"
 
 
 def _skipped(state: StepState) -> str:

@@ -12,13 +12,14 @@ from planner.cli.options import Options
 from planner.cli.progress import Watch, certificate, costs, criteria
 from planner.cli.records import Record, record, summaries
 from planner.cli.rows import Row, Scene, below, call, row, rows
-from planner.cli.terminal import excerpt, line, money, moment
+from planner.cli.terminal import excerpt, line, moment, money
 from planner.core.events import HumanAnswered
 from planner.core.labels import Json
 from planner.core.ledger import Budget, Spent
 from planner.core.plan import every_step
 from planner.core.run import Run
 from planner.journal import RunSummary
+from planner.rehearsal import is_rehearsal
 
 
 def list_(options: Options) -> int:
@@ -35,7 +36,7 @@ def list_(options: Options) -> int:
     room = max(20, terminal.columns() - width - 33)
     for summary in found:
         at = summary.started_at.astimezone().strftime("%Y-%m-%d %H:%M")
-        part = "part: " if summary.parent is not None else ""
+        part = "part: " if summary.parent is not None else "dry run: " if is_rehearsal(summary.run_id) else ""
         terminal.put(f"{summary.run_id:<{width}}  {_status(summary):<12} {at}  {line(part + summary.goal, room)}")
     return 0
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from planner.cli import terminal
 from planner.cli.ending import answers, go_on
 from planner.cli.options import Options
-from planner.cli.progress import told, use
+from planner.cli.progress import is_planned, told, use
 from planner.cli.records import Record, record, summaries
 from planner.cli.rows import question, waiting
 from planner.cli.terminal import line
@@ -19,7 +19,10 @@ from planner.core.labels import Json
 from planner.core.plan import StepPath
 from planner.core.run import UNDECIDED, Run
 from planner.journal import RunSummary
+from planner.rehearsal import is_rehearsal
 
+SETTLED = frozenset({"completed", "unverified", "rejected", "denied", "cancelled"})
+"""Ends that somebody was told of, and that leave nothing to do."""
 LONG = timedelta(days=1)
 """A run that waits longer than this may have been forgotten."""
 
@@ -54,7 +57,11 @@ def _told(one: Stuck) -> dict[str, Json]:
 
 def _found(options: Options, now: datetime) -> Iterator[Stuck]:
     for summary in asyncio.run(summaries(options)):
-        if summary.is_live or summary.status in {"completed", "unverified", "rejected", "denied", "cancelled"}:
+        if (
+            summary.is_live
+            or is_rehearsal(summary.run_id)
+            or summary.status in {"completed", "unverified", "rejected", "denied", "cancelled"}
+        ):
             continue
         if summary.parent is not None and summary.status in {"failed", "over_budget"}:
             continue  # the run that it is a part of has to do with that, and is told
@@ -71,6 +78,8 @@ def _reasons(found: Record, now: datetime) -> Iterator[tuple[str, str]]:
     if run.finished is not None:
         return
     yield from _in_doubt(run)
+    if is_planned(run) and not summary.requests:
+        return  # nobody asked for more than a plan
     if summary.requests:
         yield f"{summary.requests} asked of it, and nobody took it", "planner runs wake"
     if summary.status == "running":

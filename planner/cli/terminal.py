@@ -154,7 +154,8 @@ def report(error: PlannerError, *, is_json: bool) -> None:
         return
     say(wrapped(f"error: [{error.code}] {safe(error.message)}", indent=7))
     if error.hint:
-        say(wrapped(f"{'':7}{safe(error.hint)}", indent=7))
+        for text in safe(error.hint).splitlines():
+            say(wrapped(f"{'':7}{text}", indent=7))
 
 
 def _give_up(is_json: bool, trace: str, what: str) -> None:  # noqa: FBT001

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from planner.cli import terminal
-from planner.cli.display import directed, give_plan, give_result
+from planner.cli.display import Form, directed, give_plan, give_result
 from planner.cli.ending import ending
 from planner.cli.progress import Watch, certificate, costs
 from planner.cli.rows import Mark, Row, count, rows
@@ -59,7 +59,8 @@ class Tree:
     `title` stands there until there is a run. With `is_passing` nothing of the picture stays.
     """
 
-    def __init__(self, *, title: str = "", is_passing: bool = False) -> None:
+    def __init__(self, *, title: str = "", is_passing: bool = False, form: Form = "text") -> None:
+        self._form = form
         self._is_passing = is_passing
         self.watch = Watch()
         self._console = Console(stderr=True, highlight=False)
@@ -109,7 +110,7 @@ class Tree:
     def answer(self, run: Run, *, is_planned: bool) -> None:
         """The last words in the colour of their kind, and the result or the plan."""
         if is_planned:
-            give_plan(self.watch, run)
+            give_plan(self.watch, run, self._form)
             return
         sign, colour = SIGNS[ENDS.get(run.status, "failed")]
         headline, *rest = ending(self.watch)

@@ -37,16 +37,19 @@ def advance(view: View, frame: Frame, *, is_open: bool) -> Iterator[Command]:
                     yield from _begin(view, frame, step, path)
             case "mapped":
                 yield from _items(view, frame, step, path, is_open=is_open)
+            case "succeeded" | "skipped":
+                continue
             case _:
                 yield from _one(view, frame, step, path, {}, is_open=is_open)
 
 
 def _begin(view: View, frame: Frame, step: Step, path: StepPath) -> Iterator[Command]:
     """Resolve a step as soon as everything it needs has ended."""
-    seen = values.scope(view, frame, opening(step) | frozenset(step.after))
+    needed = opening(step)
+    seen = values.scope(view, frame, needed | frozenset(step.after))
     if seen is None:
         return
-    gone = _gone(step, seen)
+    gone = _gone(step, needed, seen)
     if gone:
         yield Record(StepSkipped(path=path, cause="failure" if "failed" in gone else "condition"))
         return
@@ -68,10 +71,11 @@ def fault_of(error: PlanError) -> Fault:
     return Fault(code=error.code, error_class=error.error_class, message=error.message)
 
 
-def _gone(step: Step, seen: Scope) -> frozenset[str]:
+def _gone(step: Step, needed: frozenset[str], seen: Scope) -> frozenset[str]:
     """Why values are missing that the step reads without a default; empty if none is."""
-    needed = opening(step) - may_miss(_inputs(step))
-    return frozenset(value.reason for name in needed if isinstance(value := seen[name], Missing))
+    missing = {name: value.reason for name in needed if isinstance(value := seen[name], Missing)}
+    defaulted = may_miss(_inputs(step)) if missing else frozenset()
+    return frozenset(reason for name, reason in missing.items() if name not in defaulted)
 
 
 def _inputs(step: Step) -> Json:
@@ -178,8 +182,6 @@ def _is_busy(view: View, place: StepPath) -> bool:
 def _items(view: View, frame: Frame, step: Step, path: StepPath, *, is_open: bool) -> Iterator[Command]:
     """Start items in order, a few at once; none any more where one that failed makes the whole map fail."""
     state = view.run.step(path)
-    outer = values.scope(view, frame, opening(step))
-    assert outer is not None, "a map is resolved only when what it reads has ended"
     assert state.items is not None
     paths = item_paths(view.run, path)
     is_lost = step.on_item_error == "fail" and any(has_failed(view.run, step, p) for p in paths)
@@ -187,7 +189,7 @@ def _items(view: View, frame: Frame, step: Step, path: StepPath, *, is_open: boo
     active = 0
     for index, item in enumerate(paths):
         own = view.run.step(item)
-        if own.status != "new" and has_ended(view.run, step, item):
+        if own.status in {"succeeded", "skipped"} or (own.status != "new" and has_ended(view.run, step, item)):
             continue
         if is_open and own.status in {"new", "resolved"} and (is_lost or index >= most):
             yield Record(StepSkipped(path=item, cause="failure" if is_lost else "budget"))
@@ -199,6 +201,8 @@ def _items(view: View, frame: Frame, step: Step, path: StepPath, *, is_open: boo
         if own.status != "new":
             yield from _one(view, frame, step, item, names, is_open=is_open)
         elif is_open:
+            outer = values.scope(view, frame, opening(step))
+            assert outer is not None, "a map is resolved only when what it reads has ended"
             yield Record(_begun(view, frame, step, item, {**outer, **names}, items=state.items))
 
 

@@ -279,6 +279,8 @@ def failures_in(run: Run, place: StepPath, steps: tuple[Step, ...]) -> Iterator[
     for step in steps:
         own = inner_path(place, step.id)
         for path in (own, *item_paths(run, own)):
+            if run.step(path).fault is None:
+                continue  # as it is with almost all, in almost every state
             last = run.step(last_path(run, step, path)[1])
             if last.fault is not None and has_failed(run, step, path) and not is_tolerated(step, path):
                 yield Failure(path=path, step=step, fault=last.fault)

@@ -64,7 +64,6 @@ from planner.core.plan import (
     split_path,
 )
 from planner.core.run import (
-    DONE,
     Phase,
     Proposal,
     Run,
@@ -236,7 +235,8 @@ def _directed(run: Run, event: Directive) -> Run:  # noqa: C901 - one flat case 
         case EventReceived():
             return replace(run, mailbox={**run.mailbox, run.run_seq: event})
         case RunForked():
-            return replace(run, steps={p: _own(resumed(s)) for p, s in run.steps.items()}, forked_at=run.run_seq)
+            own = {p: _own(resumed(s)) for p, s in run.steps.items() if role_of(p) != "undo"}
+            return replace(run, steps=own, undoing=(), undone=(), left=(), forked_at=run.run_seq)
         case _:
             assert_never(event)
 
@@ -249,8 +249,8 @@ def _interrupted(run: Run) -> Run:
 
 
 def _own(state: StepState) -> StepState:
-    """In a fork, what has not ended gets a key of the fork's own; what the origin did is not the fork's to know."""
-    return state if state.status in DONE else replace(state, key="", crashes=0, doubts=0, is_unsure=False)
+    """In a fork, what may yet be called gets a key of the fork's own."""
+    return state if state.status in {"succeeded", "skipped"} else replace(state, key="", crashes=0, doubts=0)
 
 
 def _is_effect(run: Run, path: StepPath) -> bool:

@@ -19,6 +19,7 @@ Law: TypeAlias = Literal[
     "a run never stalls",
     "an event that came is taken",
     "a pause holds",
+    "a correction counts",
     "a run ends",
     "any course gives one end",
     "a cancelled run tells what is left",

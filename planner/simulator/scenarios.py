@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 from zlib import crc32
@@ -11,7 +11,7 @@ from planner.core.catalog import Callee, Declaration, Parameter
 from planner.core.intrinsics import intrinsics
 from planner.core.labels import Integrity, Json
 from planner.core.ledger import Budget, Rate
-from planner.core.plan import Plan, Step
+from planner.core.plan import OnError, Plan, Step
 from planner.core.policy import Policy, Rule
 from planner.core.setup import Setup, Shortage
 
@@ -60,9 +60,7 @@ CALLEES = (
         declaration=Declaration(effect="send", resource=("mail:{at}",), control={"at": Integrity.TRUSTED}),
     ),
     Callee(name="shell.run", summary="Do anything", parameters=(TEXT,), declaration=Declaration(on_doubt="probe")),
-    Callee(
-        name="text.upper", summary="Upper case", parameters=(TEXT,), declaration=Declaration(effect="pure", resource=())
-    ),
+    Callee(name="text.upper", summary="U", parameters=(TEXT,), declaration=Declaration(effect="pure", resource=())),
     Callee(
         name="web.get",
         summary="Fetch",
@@ -78,7 +76,7 @@ CALLEES = (
     ),
     *intrinsics(["user"]).values(),
 )
-"""One callee of each sort: looking, put back, looked up by a probe or by people alone, lasting, undeclared, priced."""
+"""One callee of each sort: looking, put back, looked up by a probe or by people, lasting, undeclared, priced."""
 
 POLICIES = (
     Policy(rules=(Rule(id="all", then="allow"),)),
@@ -87,11 +85,14 @@ POLICIES = (
 )
 CALLS = (
     *("box.put", "box.add", "box.add", "box.stamp", "box.note", "box.read", "box.read", "box.list"),
-    *("mail.send", "shell.run", "text.upper", "web.get", "agent.writer", "plan.goal"),
+    *("mail.send", "shell.run", "text.upper", "web.get", "agent.writer", "agent.writer", "plan.goal"),
 )
 RARE = ("human.user", "gate.approve", "wait.until", "wait.event", "wait.event")
 ASKING = frozenset({"human.user", "gate.approve", "wait.event"})
 """What may be waited for in vain, where the step has a time limit."""
+LASTING = frozenset({"box.note", "mail.send", "shell.run"})
+REPEATED = frozenset({"box.put", "plan.goal"})
+"""Made again after a crash, so that one that fails in the end may yet have happened, and nothing takes its place."""
 TIMELY = frozenset({"wait.until"})
 """Gives the time at which it ended, so nothing reads it that has to be the same in every course."""
 
@@ -121,6 +122,9 @@ class Scenario:
     setup: Setup
     course: Course
     is_calm: bool
+    """Whether the end is the same in whatever order things happen, and whenever a process ends."""
+    is_sound: bool = False
+    """Whether nothing fails and everything can be taken back; then it may be corrected, too."""
 
     def fate(self, *words: object, of: int) -> int:
         """A number below `of` that is the world's own, whatever happens in which order."""
@@ -128,17 +132,25 @@ class Scenario:
         return crc32(text.encode()) % of
 
 
+CALM, SOUND = 0.35, 0.15
+"""The shares of calm scenarios, and of those among them that are sound."""
+
+
 def scenario(seed: int) -> Scenario:
     """The scenario of a seed."""
     chance = Random(seed)  # noqa: S311 - it chooses tests, not secrets
-    is_calm = chance.random() < 0.4
-    draft = _Draft(chance, is_calm)
+    kind = chance.random()
+    is_calm, is_sound = kind < CALM, kind < SOUND
+    draft = _Draft(chance, is_calm, tuple(use for use in CALLS if use not in LASTING) if is_sound else CALLS)
     steps = draft.steps(chance.choice((2, 3, 3, 4, 5)), (), depth=0)
     inputs: dict[str, Json] = {"x": "x", "at": "a", "all": ["a", "b", "a"]}
     answer: dict[str, Json] = {step.id: f"${{{step.id} ?? null}}" for step in steps if step.use not in TIMELY}
     plan = Plan(inputs=inputs, steps=steps, answer=answer)
+    course = _course(chance, is_calm)
+    if is_sound:
+        course = replace(course, corrections=chance.choice((1, 1, 2)))
     return Scenario(
-        seed=seed, plan=plan, setup=_setup(chance, is_calm), course=_course(chance, is_calm), is_calm=is_calm
+        seed=seed, plan=plan, setup=_setup(chance, is_calm), course=course, is_calm=is_calm, is_sound=is_sound
     )
 
 
@@ -194,8 +206,8 @@ class _Draft:
 
     chance: Random
     is_calm: bool
+    calls: tuple[str, ...]
     written: int = 0
-    _item: str = field(default="")
 
     def steps(self, count: int, seen: tuple[str, ...], *, depth: int, item: str = "") -> tuple[Step, ...]:
         """So many steps that may read those in `seen`, and each other."""
@@ -218,22 +230,23 @@ class _Draft:
             fields["after"] = (chance.choice(seen),)
         kind = chance.random()
         if kind < 0.06:
-            return Step(**fields, let=self._text(id_, seen, item), on_error=self._on_error(""))
+            return Step(**fields, let=self._text(id_, seen, item), on_error=OnError(then="skip"))
         is_block = depth < 2 and kind < 0.18
-        use = "" if is_block else chance.choice(RARE if kind > 0.88 else CALLS)
-        if (is_block or (use in CALLS and use != "box.list")) and chance.random() < 0.25:
+        use = "" if is_block else chance.choice(RARE if kind > 0.88 else self.calls)
+        if (is_block or (use in self.calls and use != "box.list")) and chance.random() < 0.25:
             fields |= self._map(seen)
             item = "item"
-        fields["on_error"] = self._on_error(use)
+        on_error = OnError.model_validate(self._on_error(use))
         if not self.is_calm and chance.random() < 0.08:
             fields["budget"] = Budget(calls=chance.randint(1, 3))
         if not is_block:
-            return Step(**fields, use=use, args=self._args(use, id_, seen, item), timeout_s=self._limit_s(use))
+            args = self._args(use, id_, seen, item)
+            return Step(**fields, use=use, args=args, on_error=on_error, timeout_s=self._limit_s(use))
         fields["do"] = self.steps(chance.randint(1, 2), seen, depth=depth + 1, item=item)
-        if chance.random() < 0.3:
+        if "if_" in fields and chance.random() < 0.5:
             fields["else_"] = self.steps(1, seen, depth=depth + 1, item=item)
         held = [step.id for step in (*fields["do"], *fields.get("else_", ())) if step.use not in TIMELY]
-        return Step(**fields, answer=[f"${{{name} ?? null}}" for name in held])
+        return Step(**fields, on_error=on_error, answer=[f"${{{name} ?? null}}" for name in held])
 
     def _map(self, seen: tuple[str, ...]) -> dict[str, Any]:
         chance = self.chance
@@ -281,8 +294,8 @@ class _Draft:
                 return {"goal": self._text(id_, seen, item)}
             case _:
                 at = [*PLACES, "$inputs.at"] if not item else ["$item", "$item", "a"]
-                text = {"text": self._text(id_, seen, item)}
-                return ({"at": chance.choice(at)} if use in AIMED else {}) | (text if use != "box.read" else {})
+                aim: dict[str, Json] = {"at": chance.choice(at)} if use in AIMED else {}
+                return aim if use == "box.read" else aim | {"text": self._text(id_, seen, item)}
 
     def _limit_s(self, use: str) -> float | None:
         return 30.0 if use in ASKING and not self.is_calm and self.chance.random() < 0.3 else None
@@ -291,8 +304,10 @@ class _Draft:
         chance = self.chance
         retry = chance.choice((0, 0, 1, 2))
         then = chance.choice(("skip", "skip", "ask", "fallback") if self.is_calm else THEN)
-        if not use or use in RARE:
+        if not use or use in RARE or (self.is_calm and use in REPEATED):
             then = "skip" if self.is_calm or then in {"ask", "fallback"} else then
+        if not use:
+            return {"then": then}
         if then != "fallback":
             return {"retry": retry, "then": then}
         other = chance.choice(("text.upper", "box.note", "mail.send"))

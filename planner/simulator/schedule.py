@@ -8,7 +8,7 @@ Rules of the file:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from random import Random
@@ -61,6 +61,8 @@ BEGAN = datetime(2026, 3, 1, tzinfo=UTC)
 MOST_EVENTS = 700
 """More than any of these runs takes with all that may come in between: beyond it a run does not end."""
 MOST_TURNS = 5_000
+MOST_SENT = 3
+"""Events that come before anybody waits for them."""
 OWNER = "another process"
 PERSON = "someone"
 Option: TypeAlias = Callable[[], None]
@@ -73,6 +75,16 @@ class _Underway:
     command: Call
     begun: int
     outcome: Outcome | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """An outcome that may come again, or for the first time if it was lost."""
+
+    event: StepSucceeded | StepFailed
+    begun: int
+    revision: int
+    is_lost: bool
 
 
 class Schedule:
@@ -92,8 +104,7 @@ class Schedule:
         self.states: list[Run] = []
         self.calls: dict[StepPath, _Underway] = {}
         self._taken: dict[str, int] = {}
-        self._late: list[tuple[StepSucceeded | StepFailed, int, int]] = []
-        """What was delivered or lost and may come again: with the begin of its attempt, and its revision."""
+        self._late: list[_Told] = []
         self._said: list[HumanAnswered] = []
         self._sent: dict[int, EventReceived] = {}
         self.known: dict[str, str] = {}
@@ -123,17 +134,18 @@ class Schedule:
         """Asks for the finished run to be taken back, if that is to come; else there is nothing more to do."""
         assert self.run.finished is not None
         if self._may("undoing") and not self.run.is_cancelled:
+            self._take("undoing")
             self._append(UndoRequested(by=PERSON))
             return True
         return False
 
     def _may(self, what: str) -> bool:
-        """Whether one more of these may come; it is counted."""
-        count = self._taken.get(what, 0)
-        if count >= getattr(self.left, what):
-            return False
-        self._taken[what] = count + 1
-        return True
+        """Whether one more of these may come."""
+        most: int = getattr(self.left, what)
+        return self._taken.get(what, 0) < most
+
+    def _take(self, what: str) -> None:
+        self._taken[what] = self._taken.get(what, 0) + 1
 
     # what is journaled
 
@@ -172,15 +184,8 @@ class Schedule:
     def _watch(self, before: Run, event: Event) -> None:
         """The laws that one event may break."""
         match event:
-            case StepStarted(path=path, key=key):
-                limit_s = before.started.setup.budget.seconds
-                if self.known.get(key) == "succeeded":
-                    raise BrokenLawError("a finished call is not made again", f"`{path}` begins again")
-                self.known[key] = "started"
-                if before.is_paused:
-                    raise BrokenLawError("a pause holds", f"`{path}` begins while the run is paused")
-                if limit_s is not None and before.spent.seconds >= limit_s and role_of(path) != "undo":
-                    raise BrokenLawError("budgets hold", f"`{path}` begins after {before.spent.seconds} seconds")
+            case StepStarted():
+                self._watch_start(before, event)
             case StepSucceeded(path=path):
                 state = before.step(path)
                 if state.key and state.key not in self.world.happened:
@@ -199,6 +204,16 @@ class Schedule:
                 del self._sent[received]
             case _:
                 pass
+
+    def _watch_start(self, before: Run, event: StepStarted) -> None:
+        limit_s = before.started.setup.budget.seconds
+        if self.known.get(event.key) == "succeeded":
+            raise BrokenLawError("a finished call is not made again", f"`{event.path}` begins again")
+        self.known[event.key] = "started"
+        if before.is_paused:
+            raise BrokenLawError("a pause holds", f"`{event.path}` begins while the run is paused")
+        if limit_s is not None and before.spent.seconds >= limit_s and role_of(event.path) != "undo":
+            raise BrokenLawError("budgets hold", f"`{event.path}` begins after {before.spent.seconds} seconds")
 
     def _end(self, path: StepPath, key: str, known: str) -> None:
         if key:
@@ -240,15 +255,21 @@ class Schedule:
             if state.status == "parked":
                 options.append(partial(self._nudge, path))
             elif state.status == "waiting" and state.wanted is not None:
-                options.append(partial(self._send, *state.wanted))
+                options.append(partial(self._send, state.wanted[0]))
         return options
 
     def _require_taken(self) -> None:
-        """A step that waits for an event that came has it by the time nothing else follows from the rules."""
+        """A step that waits for an event that came has it by the time nothing else follows from the rules.
+
+        Not in a run that begins nothing more, for its waits are over.
+        """
         run = self.run
-        if not self._sent or run.is_paused or run.is_cancelled or run.undoing or run.phase != "executing":
+        is_closed = run.is_paused or run.is_cancelled or run.is_corrected or run.undoing or run.refused
+        if not self._sent or is_closed or run.phase != "executing":
             return
         if any(isinstance(command, Record) for command in self.wanted()):
+            return
+        if any(state.status == "failed" for state in run.steps.values()):
             return
         for path, state in run.steps.items():
             for event in self._sent.values() if state.status == "waiting" and state.wanted else ():
@@ -302,14 +323,14 @@ class Schedule:
         else:
             del self.calls[path]
             self._append(underway.outcome)
-            self._keep(underway)
+            self._keep(underway, is_lost=False)
             self.world.learned(underway.outcome, underway.command.key)
 
     def _make(self, underway: _Underway) -> None:
         command, state = underway.command, self.run.step(underway.command.path)
         callee, given = self._callee(command.path), state.arguments or Labelled(value={})
         if role_of(command.path) == "undo":
-            underway.outcome = self.world.take_back(command, callee, given, state.kept)
+            underway.outcome = self.world.take_back(command, callee, state.kept)
             return
         kept = self.world.keeps(callee, given)
         if kept is not None and kept[0] not in state.kept:
@@ -321,18 +342,19 @@ class Schedule:
         """The process gives up waiting: nobody knows, but what the world did it did."""
         path = underway.command.path
         del self.calls[path]
-        self._keep(underway)
-        is_reading = self._callee(path).is_reading
-        if is_reading and self.chance is not None and self.chance.random() < 0.5:
+        self._keep(underway, is_lost=True)
+        callee = self._callee(path)
+        is_free = callee.is_reading and not callee.declaration.max_tokens  # what a model used is told, or in doubt
+        if is_free and self.chance is not None and self.chance.random() < 0.5:
             fault = Fault(code="T-298", error_class="unavailable")
             self._append(StepFailed(path=path, fault=fault, attempt=underway.command.attempt))
         else:
             self._append(StepInDoubt(path=path, reason="no answer in time"))
 
-    def _keep(self, underway: _Underway) -> None:
+    def _keep(self, underway: _Underway, *, is_lost: bool) -> None:
         """The outcome may come again."""
         if isinstance(underway.outcome, StepSucceeded | StepFailed):
-            self._late.append((underway.outcome, underway.begun, self.run.revision))
+            self._late.append(_Told(underway.outcome, underway.begun, self.run.revision, is_lost))
 
     def _truth(self, path: StepPath) -> bool | None:
         """What a probe finds; some cannot tell."""
@@ -373,21 +395,26 @@ class Schedule:
     def _nudge(self, path: StepPath) -> None:
         self._append(StepNudged(path=path, by="child"))
 
-    def _send(self, name: str, fields: object) -> None:
-        data: dict[str, Json] = {"id": 1, "name": name}
-        self._append(EventReceived(name=name, data=data, by="outside"))
+    def _send(self, name: str, id_: int = 1) -> None:
+        self._append(EventReceived(name=name, data={"id": id_, "name": name}, by="outside"))
 
     def _disturb(self, chance: Random) -> None:
         """Something comes in between that nobody asked for."""
-        kinds = (self._crash, self._crash, self._pause, self._cancel, self._correct, self._refuse)
-        others = (self._send_early, self._come_again, self._come_again, self._answer_again, self._nudge_early)
-        chance.choice((*kinds, *others))()
+        options: list[Option] = [self._send_early]
+        options += [self._come_again, self._come_again] if self._late else []
+        options += [self._answer_again] if self._said else []
+        options += [self._crash, self._crash] if self._may("crashes") else []
+        options += [self._refuse] if self._may("refusals") and not self.run.refused else []
+        if not self.run.is_cancelled:
+            options += [self._pause] if self._may("pauses") and not self.run.is_paused else []
+            options += [self._cancel] if self._may("cancels") else []
+            options += [self._correct] if self._may("corrections") else []
+        chance.choice(options)()
 
     def _crash(self) -> None:
         """The process ends: what is under way happens or not; the next one knows what was journaled."""
-        if not self._may("crashes"):
-            return
         assert self.chance is not None
+        self._take("crashes")
         for underway in self.calls.values():
             if underway.outcome is None and self.chance.random() < 0.5:
                 self._make(underway)
@@ -402,67 +429,53 @@ class Schedule:
             raise BrokenLawError("the journal alone gives the state", what)
 
     def _pause(self) -> None:
-        run = self.run
-        if not run.is_paused and not run.is_cancelled and self._may("pauses"):
-            self._append(PauseRequested(by=PERSON))
+        self._take("pauses")
+        self._append(PauseRequested(by=PERSON))
 
     def _cancel(self) -> None:
-        if not self.run.is_cancelled and self._may("cancels"):
-            self._append(CancelRequested(by=PERSON))
+        self._take("cancels")
+        self._append(CancelRequested(by=PERSON))
 
     def _refuse(self) -> None:
-        if self._may("refusals"):
-            self._append(BudgetRefused(account="day", reason="nothing is left"))
+        self._take("refusals")
+        self._append(BudgetRefused(account="day", reason="nothing is left"))
 
     def _correct(self) -> None:
         assert self.chance is not None
-        if not self.run.is_cancelled and self._may("corrections"):
-            inputs: dict[str, Json] = {"x": f"x{self.run.run_seq}"}
-            if self.chance.random() < 0.5:
-                inputs["at"] = self.chance.choice(PLACES)
-            self._append(Steered(by=PERSON, inputs=inputs))
+        self._take("corrections")
+        inputs: dict[str, Json] = {"x": f"x{self.run.run_seq}", "at": self.chance.choice(PLACES)}
+        name = self.chance.choice(("x", "at"))
+        self._append(Steered(by=PERSON, inputs={name: inputs[name]}))
 
     def _send_early(self) -> None:
         assert self.chance is not None
-        name = self.chance.choice((*EVENTS, "noise"))
-        data: dict[str, Json] = {"id": self.chance.choice((1, 99)), "name": name}
-        if self._may_send(data):
-            self._append(EventReceived(name=name, data=data, by="outside"))
-
-    def _may_send(self, data: dict[str, Json]) -> bool:
-        """Not too many; in calm weather an event of one name says one thing."""
-        return len(self._sent) < 4 and not (self.scenario.is_calm and data["id"] != 1)
+        if len(self._sent) < MOST_SENT:
+            other = 1 if self.scenario.is_calm else 99  # in a calm course, events of one name say one thing
+            self._send(self.chance.choice((*EVENTS, "noise")), self.chance.choice((1, other)))
 
     def _come_again(self) -> None:
         """An outcome comes a second time, or after it was given up."""
         assert self.chance is not None
-        if not self._late:
+        told = self.chance.choice(self._late)
+        state = self.run.step(told.event.path)
+        is_same = state.begun == told.begun
+        if told.revision != self.run.revision or (isinstance(told.event, StepSucceeded) and not is_same):
+            return  # a success says not of which attempt it is
+        if self._try(told.event) is not None:
             return
-        event, begun, revision = self._late[int(self.chance.random() * len(self._late))]
-        state = self.run.step(event.path)
-        if revision != self.run.revision or (isinstance(event, StepSucceeded) and state.begun != begun):
-            return
-        is_lost = state.status == "in_doubt" and state.begun == begun
-        if self._try(event) is not None:
-            return
-        if not is_lost:
-            what = f"`{event.type}` of `{event.path}` counts although it is {state.status}"
+        if not (told.is_lost and is_same):
+            what = f"`{told.event.type}` of `{told.event.path}` counts although it is {state.status}"
             raise BrokenLawError("a late duplicate is refused", what)
-        self.world.learned(event, state.key)
+        self._late.remove(told)
+        self._late.append(replace(told, is_lost=False))
+        self.world.learned(told.event, state.key)
 
     def _answer_again(self) -> None:
         """A person answers twice, or a question that is no longer open."""
         assert self.chance is not None
-        if self._said:
-            event = self.chance.choice(self._said)
-            if self._try(event) is None:
-                raise BrokenLawError("a stale answer is refused", f"{event!r} counts a second time")
-
-    def _nudge_early(self) -> None:
-        for path, state in self.run.steps.items():
-            if state.status == "parked":
-                self._nudge(path)
-                return
+        event = self.chance.choice(self._said)
+        if self._try(event) is None:
+            raise BrokenLawError("a stale answer is refused", f"{event!r} counts a second time")
 
 
 _PAUSES = tuple(timedelta(seconds=seconds) for seconds in (0, 0, 1, 1, 2, 5))
