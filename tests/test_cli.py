@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import planner
 from planner import cli
+from planner.cards import Card
 from planner.cli import terminal
 from planner.cli.exits import EXITS, exit_of
 from planner.cli.options import GROUPS, OPTIONS, VERBS, parse
@@ -23,7 +24,6 @@ from planner.cli.questions import answer, shown
 from planner.core.catalog import Callee
 from planner.core.events import RunStatus
 from planner.core.labels import BOUNDED, UNTRUSTED, Json, Label, Labelled
-from planner.cards import Card
 from planner.errors import JournalError, ModelError, PlanError, PlannerError, PolicyError, ToolError, UserError
 
 HEAVY = {"chromadb", "instructor", "litellm", "openai", "opentelemetry", "pydantic", "rich"}

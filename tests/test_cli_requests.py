@@ -110,6 +110,8 @@ def live(files: Path, *steps: dict[str, Any]) -> Iterator[tuple[subprocess.Popen
 def test_a_live_run_is_cancelled_by_another_process_which_says_what_was_taken_back(files: Path) -> None:
     with live(files, FIRST, LONG) as (process, run_id):
         assert (files / "one.txt").exists()
+        resumed = told(files, "runs", "resume", run_id)
+        assert (resumed.returncode, f"planner runs events {run_id} --follow" in resumed.stderr) == (2, True)
         cancelled = told(files, "runs", "cancel", run_id)
         assert process.wait(20) == 130
     assert cancelled.returncode == 0
@@ -134,12 +136,23 @@ def test_a_live_run_takes_an_answer_from_another_process_and_goes_on(files: Path
 
 
 def test_what_a_killed_process_left_open_is_taken_over_by_who_asks(files: Path) -> None:
-    with live(files, FIRST, LONG, GATE) as (process, run_id):
+    with live(files, FIRST, LONG) as (process, run_id):
         process.kill()
         process.wait()
-    denied = told(files, "runs", "deny", run_id, "--on-ask", "wait")
+    assert (files / "one.txt").exists()
+    cancelled = told(files, "runs", "cancel", run_id)
+    assert cancelled.returncode == 0
+    assert f"cancelled {run_id}" in cancelled.stderr
+    assert "undo s1  done" in cancelled.stderr
+    assert not (files / "one.txt").exists()
+
+
+def test_a_denied_call_is_shown_with_what_the_certificate_says_of_it(files: Path) -> None:
+    run_id = waiting(files, FIRST, GATE, {**LAST, "args": {"path": "two.txt", "text": "${s3}"}})
+    denied = told(files, "runs", "deny", run_id)
     assert denied.returncode == 4
     assert "asks for your approval: Write two.txt?" in denied.stderr
+    assert "  asks     s3: gate.approve is a question of the plan" in denied.stderr
     assert f"denied gate.approve at s3 of {run_id}; the run goes on" in denied.stderr
 
 
@@ -237,6 +250,49 @@ def test_a_correction_of_inputs_takes_back_what_was_made_from_the_old_ones(files
     assert "corrected  by " in told(files, "runs", "show", run_id).stdout
 
 
+SLOW = """
+import time
+from planner.tools import tool
+
+@tool(effect="send", control={"to": "trusted"})
+def post(to: str, text: str) -> str:
+    \"\"\"Send a letter.\"\"\"
+    time.sleep(30)
+    return to
+"""
+
+
+def test_an_effect_that_was_under_way_when_its_process_was_killed_is_asked_about(files: Path) -> None:
+    assert told(files, "init", "mine").returncode == 0
+    (files / "mine" / "tools" / "letters.py").write_text(SLOW)
+    plan = plan_file(files, step("s1", "letters.post", args={"to": "Ada", "text": "hello"}))
+    named = ("--assistant", "mine")
+    waits = told(files, "run", "--on-ask", "wait", *named, "--plan", plan, "Do it")
+    assert waits.returncode == 7, waits.stderr
+    run_id = newest(files)
+    with subprocess.Popen(
+        command("runs", "approve", run_id, *named),
+        env=environment(files),
+        cwd=files,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        assert any(line.startswith("s1       started") for line in process.stderr)
+        process.kill()
+    stuck = told(files, "runs", "list", "--stuck", "--json")
+    assert "was under way when its process ended" in json.loads(stuck.stdout)[0]["why"] or "open" in stuck.stdout
+    resumed = told(files, "runs", "resume", run_id, *named)
+    assert resumed.returncode == 7
+    assert f"planner runs answer {run_id} s1 yes" in resumed.stderr
+    assert "in doubt: nobody knows whether s1 letters.post happened" in told(files, "runs", "list", "--stuck").stdout
+    settled = told(files, "runs", "answer", run_id, "yes", *named)
+    assert settled.returncode == 0
+    undone = told(files, "runs", "undo", run_id, *named)
+    assert (undone.returncode, "it cannot be taken back" in undone.stderr) == (6, True)
+
+
 # records
 
 
@@ -277,9 +333,8 @@ def test_the_events_of_a_run_are_lines_and_can_be_followed_to_its_end(files: Pat
 
 def test_a_terminal_asks_again_until_the_answer_fits(files: Path) -> None:
     missing = step("s2", "files.read", args={"path": "none.txt"}, on_error={"then": "ask"})
-    plan = plan_file(
-        files, FIRST, missing, MANY, {**LAST, "args": {"path": "two.txt", "text": "${s3} ${s2 ?? 'no'}"}}
-    )
+    both = {**LAST, "args": {"path": "two.txt", "text": "${s3} ${s2 ?? 'no'}"}}
+    plan = plan_file(files, FIRST, missing, MANY, both, answer="$s3")
     answers = {b"whole number): ": [b"x", b"7"], b"[retry/skip/fail] ": [b"maybe", b"skip"]}
     ours, theirs = pty.openpty()
     with subprocess.Popen(

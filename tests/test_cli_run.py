@@ -449,7 +449,9 @@ def test_a_resumed_run_keeps_to_its_assistant_unless_another_is_named(files: Pat
     assert "[A-103]" in denied.stderr
 
 
-@pytest.mark.parametrize(("typed", "code", "said"), [("y", 4, "[T-5"), ("n", 4, "[A-103]"), ("\x04", 7, "planner runs approve")])
+@pytest.mark.parametrize(
+    ("typed", "code", "said"), [("y", 4, "[T-5"), ("n", 4, "[A-103]"), ("\x04", 7, "planner runs approve")]
+)
 def test_a_terminal_shows_the_picture_and_asks_before_a_call_that_needs_approval(
     files: Path, typed: str, code: int, said: str
 ) -> None:

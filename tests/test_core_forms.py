@@ -180,3 +180,18 @@ def test_a_block_without_an_answer_gives_what_its_last_step_gives() -> None:
     assert step_type(Step(id="s1", do=(Step(id="t0", let=1), count)), CATALOGUE, {}) == "integer"
     assert step_type(Step.model_validate({"id": "s1", "if": "true", "do": [count], "else": [count]}), CATALOGUE, {}) == "any"
     assert step_type(Step(id="s1", for_each="$s0", do=(count,)), CATALOGUE, {"s0": "table"}) == "list[integer]"
+
+
+def test_a_question_a_wait_and_a_block_with_effects_are_never_left_out() -> None:
+    plan = Plan.model_validate(
+        yaml.safe_load(
+            "steps: [{id: s1, use: gate.approve, args: {what: Go}}, {id: s2, use: wait.until, args: {seconds: 1}},"
+            " {id: s3, use: human.user, args: {question: Well}},"
+            " {id: s4, do: [{id: t1, use: files.write, args: {path: a, text: b}}]},"
+            " {id: s5, use: files.list, on_error: {fallback: {use: files.write, args: {path: a, text: b}}}}]\n"
+            "answer: done"
+        )
+    )
+    found = examine(plan, Terms(catalogue=CATALOGUE, policy=ALLOW, principal=Principal(), is_lenient=True))
+    assert [step.id for step in found.plan.steps] == ["s1", "s2", "s3", "s4", "s5"]
+    assert [problem.step for problem in found.problems] == ["s5"]

@@ -42,6 +42,7 @@ def test_without_limits_there_is_room_for_anything() -> None:
         (Budget(cost_usd=1), Spent(cost_usd=0.9), NOTHING, Amount(cost_usd=0.2), "0.9000 of 1.0 USD are spent"),
         (Budget(cost_usd=1), Spent(), NOTHING, Amount(cost_usd=None), "no known price"),
         (Budget(cost_usd=1), Spent(unpriced=1), NOTHING, Amount(cost_usd=0.1), "no known price"),
+        (Budget(cost_usd=1), Spent(cost_usd=1.5), NOTHING, Amount(tokens=5), "1.5000 of 1.0 USD are spent"),
         (Budget(seconds=2), Spent(seconds=2), NOTHING, ONE_CALL, "2 of 2 seconds are over"),
     ],
 )
@@ -56,6 +57,7 @@ def test_a_call_without_room_is_refused_with_the_figures(budget: Budget, spent: 
         (Budget(tokens=100), Spent(tokens=200), ONE_CALL),  # it needs no tokens
         (Budget(cost_usd=1), Spent(cost_usd=1), Amount(cost_usd=0.0)),  # it costs nothing
         (Budget(cost_usd=0.3), Spent(cost_usd=0.1), Amount(cost_usd=0.2)),  # not lost by rounding
+        (Budget(cost_usd=0), Spent(), Amount(tokens=5)),  # a free model, where nothing may be paid
         (Budget(seconds=2), Spent(seconds=1.9), ONE_CALL),
     ],
 )

@@ -44,7 +44,7 @@ CRITICAL_S = SLOW_S + (CHAINS - 1) * FAST_S
 
 
 def grid() -> Plan:
-    """Chains of four steps, in each of which another one is slow: level by level it would take three times as long."""
+    """Chains of four steps, in each of which another one is slow: by levels it would take three times as long."""
     steps = []
     for level in range(CHAINS):
         for chain in range(CHAINS):

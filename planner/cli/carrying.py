@@ -79,6 +79,7 @@ def _parent(options: Options, display: Display, code: int) -> int:
     parent = asyncio.run(record(options, run.started.parent.run_id))
     if parent.summary.is_live or parent.run.finished is not None:
         return code
+    terminal.say(f"going on with {parent.run.id}: {line(parent.run.started.goal, 80)}")
     try:
         return carry_on(options, parent, is_resumed=False)
     except JournalError as error:

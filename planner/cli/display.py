@@ -353,8 +353,9 @@ def _given(run: Run, path: StepPath) -> Json:
 
 def waits(run: Run) -> dict[str, Json]:
     """What an unfinished run waits for: questions with the commands that answer them, times and events, its parts."""
-    asked = {path: state for path, state in run.steps.items() if state.status == "asked"}
-    waiting = {path: state for path, state in run.steps.items() if state.status == "waiting"}
+    steps = run.steps if run.finished is None else {}
+    asked = {path: state for path, state in steps.items() if state.status == "asked"}
+    waiting = {path: state for path, state in steps.items() if state.status == "waiting"}
     return {
         "questions": [
             {
@@ -375,5 +376,5 @@ def waits(run: Run) -> dict[str, Json]:
             }
             for path, state in waiting.items()
         ],
-        "parts": [part_of(run, path) for path, state in run.steps.items() if state.status == "parked"],
+        "parts": [part_of(run, path) for path, state in steps.items() if state.status == "parked"],
     }

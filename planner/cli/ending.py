@@ -13,6 +13,7 @@ from planner.core.events import RunFinished
 from planner.core.labels import Json
 from planner.core.plan import StepPath, beside
 from planner.core.run import Run
+from planner.core.state import callee_at
 from planner.rehearsal import is_rehearsal, rehearsed
 
 MANY = 5
@@ -42,7 +43,9 @@ def _rehearsed(run: Run) -> Iterator[str]:
         given = run.step(path).arguments
         arguments = given.value if given is not None and isinstance(given.value, dict) else {}
         yield f"  would  {path:{width}}  {called(use(run, path), arguments)}"
-    yield "  nothing was changed" if paths else "  nothing would be changed"
+    parts = [path for path, state in run.steps.items() if state.key and is_part(run, path)]
+    yield from (f"  would  {path}  what its part would: planner runs show {part_of(run, path)}" for path in parts)
+    yield "  nothing was changed" if paths or parts else "  nothing would be changed"
 
 
 def openings(run: Run) -> Iterator[str]:
@@ -67,6 +70,12 @@ def openings(run: Run) -> Iterator[str]:
         yield f"  to be asked at a terminal: planner runs resume {run.id}"
     elif run.is_paused or not found or run.status == "running":
         yield f"  to go on: planner runs resume {run.id}"
+
+
+def is_part(run: Run, path: StepPath) -> bool:
+    """Whether the step at `path` is a run of its own."""
+    callee = run.started.setup.catalogue.get(callee_at(run, path))
+    return callee is not None and callee.kind == "plan"
 
 
 def part_of(run: Run, path: StepPath) -> str:

@@ -59,6 +59,9 @@ def resume(options: Options) -> int:
         return _ask(options, found, PauseLifted(by=user_name()), said)
     if options.is_later:
         raise _out_of_place(f"run {found.run.id} is not paused, so nothing is left for later", "Leave out `--later`.")
+    if found.summary.is_live:
+        hint = f"Follow it with `planner runs events {found.run.id} --follow`."
+        raise _out_of_place(f"run {found.run.id} is under way in another process", hint)
     return carry_on(options, found)
 
 
@@ -231,7 +234,8 @@ def _asking(
         what = (
             f"run {found.run.id} asks for no approval{where}" if only else f"run {found.run.id} asks nothing{where}"
         )
-        raise UserError("U-436", what, hint=_others(places), error_class="conflict")
+        hint = _others(places) or f"`planner runs show {found.run.id}` says what it waits for."
+        raise UserError("U-436", what, hint=hint, error_class="conflict")
     what = f"run {found.run.id} asks {len(fitting)} questions: {', '.join(at for _, at in fitting)}"
     listed = "\n".join(_told(one.run, at) for one, at in fitting)
     raise UserError("U-437", what, hint=f"Name the step.\n{listed}", choices=tuple(at for _, at in fitting))
@@ -242,9 +246,8 @@ def _is_asked(run: Run, path: StepPath, only: Question | None) -> bool:
 
 
 def _others(places: Sequence[tuple[Record, StepPath]]) -> str:
-    if not places:
-        return "`planner runs show` says what it waits for."
-    return "It asks:\n" + "\n".join(_told(one.run, at) for one, at in places)
+    """What is asked beside what was meant; nothing where nothing is."""
+    return "It asks:\n" + "\n".join(_told(one.run, at) for one, at in places) if places else ""
 
 
 def _told(run: Run, path: StepPath) -> str:

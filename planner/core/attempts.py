@@ -385,25 +385,27 @@ def _branch(run: Run, block: Step, place: StepPath) -> tuple[Step, ...]:
 def _is_before(view: View, step: Step, path: StepPath, mine: tuple[Callee, order.Keys]) -> bool:
     """Whether something at `path` has not ended that this call must wait for."""
     run, state = view.run, view.run.step(path)
-    if step.let is not None or state.status in {"succeeded", "skipped"}:
+    if state.status in {"succeeded", "skipped"}:
         return False
     if state.status == "mapped":
         return any(_is_before(view, step, item, mine) for item in item_paths(run, path))
-    if step.is_block:
+    if step.is_block and state.status != "failed":
         held = _branch(run, step, path) if state.status == "entered" else step.inner
-        return state.status != "failed" and any(_is_before(view, s, inner_path(path, s.id), mine) for s in held)
+        if any(_is_before(view, one, inner_path(path, one.id), mine) for one in held):
+            return True
     return not has_ended(run, step, path) and any(order.must_keep_order(c, mine) for c in _to_come(run, step, path))
 
 
 def _to_come(run: Run, step: Step, path: StepPath) -> Iterator[tuple[Callee, order.Keys]]:
-    """What a call that has not ended may touch: itself, and in its place the call that it falls back to."""
+    """What a step that has not ended may touch: by its own call, if it is one, and by that which it falls back to."""
     last, at = last_path(run, step, path)
     calls = [(last, at)]
     if at == path and step.on_error.fallback is not None:
         calls.append((stand_in(step), beside(path, "fallback")))
     for one, place in calls:
-        callee = run.started.setup.catalogue[one.use or ""]
-        yield callee, order.keys(callee, _arguments(run, one, place))
+        if one.use is not None:
+            callee = run.started.setup.catalogue[one.use]
+            yield callee, order.keys(callee, _arguments(run, one, place))
 
 
 def _arguments(run: Run, step: Step, path: StepPath) -> dict[str, Json]:

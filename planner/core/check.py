@@ -18,11 +18,13 @@ from planner.core.forms import Problem, repeated, well_formed
 from planner.core.goal import Named
 from planner.core.labels import Json
 from planner.core.ledger import Rate
-from planner.core.order import HALTS
 from planner.core.plan import MAX_STEPS, Plan, Step, StepId, every_step, reads, stand_in
 from planner.core.policy import Policy, Principal, judge
 from planner.core.repair import Repair, repaired
 from planner.core.revision import in_order, is_same_form
+
+LOOKING = frozenset({"tool", "agent"})
+"""The kinds of callees that do nothing if nobody reads what they give."""
 
 __all__ = ["Certificate", "Examined", "Problem", "Terms", "examine"]
 
@@ -216,7 +218,7 @@ def _unused(plan: Plan, terms: Terms) -> Iterator[Problem]:
     kept = {step.id for step in terms.kept}
     for step in plan.steps:
         callee = terms.catalogue.get(step.use or "")
-        only_looks = step.let is not None or (callee is not None and callee.is_reading and callee.kind not in HALTS)
+        only_looks = step.let is not None or (callee is not None and callee.is_reading and callee.kind in LOOKING)
         if only_looks and step.id not in read | kept and step.id != last:
             yield Problem(
                 code="P-123",

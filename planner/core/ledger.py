@@ -108,7 +108,8 @@ def refusal(budget: Budget, spent: Spent, held: Amount, wanted: Amount) -> str |
     if budget.cost_usd is not None:
         if spent.unpriced or both.cost_usd is None:
             return f"the limit of {budget.cost_usd} USD cannot be kept: a call has no known price"
-        if wanted.cost_usd and spent.cost_usd + both.cost_usd > budget.cost_usd + 1e-9:
+        is_paid = wanted.cost_usd or (wanted.tokens and 0 < budget.cost_usd <= spent.cost_usd)
+        if is_paid and (spent.cost_usd + both.cost_usd > budget.cost_usd + 1e-9 or not wanted.cost_usd):
             return f"{spent.cost_usd:.4f} of {budget.cost_usd} USD are spent, and {both.cost_usd:.4f} may be needed"
     if budget.tokens is not None and wanted.tokens and spent.tokens + both.tokens > budget.tokens:
         return f"{spent.tokens} of {budget.tokens} tokens are used, and {both.tokens} may be needed"

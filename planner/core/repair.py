@@ -16,7 +16,7 @@ from planner.core.catalog import Callee, Catalogue, item_type
 from planner.core.expr import expression_names, may_miss, names, reference
 from planner.core.goal import Named, has_branches, speaks_of_adding, speaks_of_each
 from planner.core.labels import Frozen, Json
-from planner.core.plan import Plan, Step, StepId, own_names, reads
+from planner.core.plan import Plan, Step, StepId, every_step, own_names, reads, stand_in
 from planner.core.revision import is_same_call, next_id, reading, with_names
 
 
@@ -73,8 +73,9 @@ class _Draft:
         return self.catalogue.get(step.use) if step.use else None
 
     def has_effect(self, step: Step) -> bool:
-        callee = self.callee(step)
-        return callee is not None and not callee.is_reading
+        """Whether the step, or one that it holds, does more than look: it changes, asks, waits or hands over."""
+        called = (self.callee(one) for held in every_step((step,)) for one in (held, stand_in(held)))
+        return any(c is not None and (not c.is_reading or c.kind not in {"tool", "agent"}) for c in called)
 
 
 def repaired(

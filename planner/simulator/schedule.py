@@ -48,9 +48,9 @@ from planner.core.events import (
     WaitStarted,
 )
 from planner.core.labels import Json, Labelled
-from planner.core.plan import StepPath, role_of
+from planner.core.plan import StepPath, own_path, role_of
 from planner.core.policy import Principal
-from planner.core.run import Run, StepState
+from planner.core.run import UNDECIDED, Run, StepState
 from planner.core.state import callee_at, evolve, fold
 from planner.errors import JournalError
 from planner.simulator.laws import BrokenLawError
@@ -109,10 +109,12 @@ class Schedule:
         self._sent: dict[int, EventReceived] = {}
         self.known: dict[str, str] = {}
         """What the journal says of each key: started, succeeded, in doubt, or the code of its failure."""
-        self._halts: dict[StepPath, int] = {}
+        self._halts: dict[StepPath, tuple[int, int]] = {}
+        """The approvals and waits that are not over: their revision, and after how many deeds they began."""
         self._commands: tuple[Command, ...] | None = None
-        for event in (started, accepted):
-            self._append(event)
+        self._append(started)
+        if not scenario.course.corrections:  # a corrected plan is checked, so its first form is, too
+            self._append(accepted)
 
     @property
     def run(self) -> Run:
@@ -197,7 +199,7 @@ class Schedule:
                 self._end(path, before.step(path).key, "skipped")
             case HumanAsked(path=path, question="approve") | WaitStarted(path=path):
                 if self._callee(path).kind in {"gate", "wait"}:
-                    self._halts.setdefault(path, self.world.now())
+                    self._halts.setdefault(path, (self.run.revision, len(self.world.deeds)))
             case EventReceived():
                 self._sent[self.run.run_seq] = event
             case WaitEnded(received=received):
@@ -210,16 +212,30 @@ class Schedule:
         if self.known.get(event.key) == "succeeded":
             raise BrokenLawError("a finished call is not made again", f"`{event.path}` begins again")
         self.known[event.key] = "started"
+        self._watch_repeated(before, event)
         if before.is_paused:
             raise BrokenLawError("a pause holds", f"`{event.path}` begins while the run is paused")
         if limit_s is not None and before.spent.seconds >= limit_s and role_of(event.path) != "undo":
             raise BrokenLawError("budgets hold", f"`{event.path}` begins after {before.spent.seconds} seconds")
 
+    def _watch_repeated(self, before: Run, event: StepStarted) -> None:
+        """What may have happened is neither made again under another key, nor does another call stand in for it."""
+        role, own = role_of(event.path), own_path(event.path)
+        for key, deed in self.world.standing.items() if role != "undo" else ():
+            is_same = deed.path == own and key != event.key and deed.callee != "plan.goal"
+            if is_same and (role == "fallback" or self._is_repeated(before, event, key)):
+                raise BrokenLawError("an effect happens once", f"`{event.path}` begins, but `{own}` happened")
+
+    def _is_repeated(self, before: Run, event: StepStarted, key: str) -> bool:
+        first = next(run.step(event.path) for run in self.states if run.step(event.path).key == key)
+        return self.known[key] in UNDECIDED and first.arguments == before.step(event.path).arguments
+
     def _end(self, path: StepPath, key: str, known: str) -> None:
         if key:
             self.known[key] = known
         if path in self._halts:
-            self.world.halted(path, self._callee(path).name, self.run.revision, self._halts.pop(path))
+            revision, begins = self._halts.pop(path)
+            self.world.halted(path, self._callee(path).name, revision=revision, begins=begins)
 
     # what happens next
 

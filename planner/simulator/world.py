@@ -126,20 +126,19 @@ class World:
         if not isinstance(outcome, StepSucceeded):
             self.settled[key] = self.settled.get(key, 0) + 1
 
-    def halted(self, path: StepPath, callee: str, revision: int, begins: int) -> None:
+    def halted(self, path: StepPath, callee: str, *, revision: int, begins: int) -> None:
         """An approval or a wait is over."""
-        self.deeds.append(Deed(path, "", callee, revision, ALL, True, begins, self._next()))
+        self.deeds.append(Deed(path, "", callee, revision, ALL, True, begins, len(self.deeds)))
 
     def told(self) -> tuple[dict[str, list[str]], list[StepPath]]:
         """What lies in the boxes, in order, and what was done for good."""
-        return {box: [text for _, text in entries] for box, entries in self.boxes.items()}, sorted(self.lasting)
+        boxes = {box: [text for _, text in entries] for box, entries in self.boxes.items() if entries}
+        return boxes, sorted(self.lasting)
 
-    def now(self) -> int:
-        """The place of what happens next in the order of all that does."""
-        return self._next()
-
-    def _next(self) -> int:
-        return len(self.deeds)
+    def is_seen_again(self) -> bool:
+        """Whether something was looked at anew for a later plan, and so perhaps otherwise than in order."""
+        looks = {(deed.path, deed.key) for deed in self.deeds if not deed.is_change and deed.touches}
+        return len(looks) > len({path for path, _ in looks})
 
     # fates
 
@@ -195,7 +194,7 @@ class World:
         return " ".join(text for _, text in self.boxes.get(box, ()))[:LONGEST]
 
     def _record(self, path: StepPath, key: str, callee: Callee, given: Mapping[str, Json], revision: int) -> None:
-        at = self._next()
+        at = len(self.deeds)
         touches = _touched(callee.name, given)
         deed = Deed(path, key, callee.name, revision, touches, not callee.is_reading, at, at)
         self.deeds.append(deed)
