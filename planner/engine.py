@@ -87,6 +87,8 @@ class Engine:
         self._outside = outside
         self._lease = lease
         self._run = run
+        self._decided: tuple[Run | None, tuple[Command, ...]] = (None, ())
+        """The last state that was decided on, and what was decided."""
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
         self._tasks: dict[Command, asyncio.Task[None]] = {}
@@ -113,7 +115,7 @@ class Engine:
                 if self._run.finished is not None:
                     break
                 seen = self._run
-                commands = decide(seen)
+                commands = self._wanted(seen)
                 events = [command.event for command in commands if isinstance(command, Record)]
                 if events:
                     await self._append(*events, provided=partial(is_, seen))
@@ -160,6 +162,16 @@ class Engine:
         return fitted(card_of(self._run, event.path), event) if isinstance(event, HumanAnswered) else event
 
     # the loop
+
+    def _wanted(self, run: Run) -> tuple[Command, ...]:
+        """What `decide` says, which is asked once for each state: calls that start together all look at it."""
+        if self._decided[0] is not run:
+            self._decided = (run, decide(run))
+        return self._decided[1]
+
+    def _wanting(self, command: Command) -> Callable[[Run], bool]:
+        """Whether the run wants the command; one decided on a state that has moved on may be wanted no more."""
+        return lambda run: command in self._wanted(run)
 
     def _is_busy(self, command: Command) -> bool:
         """Whether it is worth staying for; a time that is far off is not."""
@@ -265,7 +277,7 @@ class Engine:
                 await self._call(command)
             case Probe():
                 probed = StepProbed(path=command.path, happened=await self._probe(command))
-                await self._append(probed, provided=_wanting(command))
+                await self._append(probed, provided=self._wanting(command))
             case AskHuman():
                 await self._ask_human(command)
             case ScheduleRetry():
@@ -295,13 +307,13 @@ class Engine:
                 proposed, completion = await agents.propose(self._run, command, model, prompt)
                 (usage,) = await self._kept((completion,))
                 spent.append(usage)
-                await self._append(proposed.model_copy(update={"usage": usage}), provided=_wanting(command))
+                await self._append(proposed.model_copy(update={"usage": usage}), provided=self._wanting(command))
         except ModelError as error:
             usages = await self._kept(agents.tried(error))
             failed = PlannerFailed(
                 revision=command.revision, attempt=command.attempt, fault=fault_of(error), usage=usages
             )
-            await self._append(failed, provided=_wanting(command))
+            await self._append(failed, provided=self._wanting(command))
 
     async def _ask_validator(self, command: AskValidator) -> None:
         assert self._run.plan is not None
@@ -360,11 +372,11 @@ class Engine:
                     await self._made(command, callee, spent)
             except CircuitOpenError as error:
                 failed = StepFailed(path=command.path, fault=fault_of(error), attempt=command.attempt)
-                await self._append(started(command), failed, provided=_wanting(command))
+                await self._append(started(command), failed, provided=self._wanting(command))
 
     async def _made(self, command: Call, callee: Callee, spent: list[Usage]) -> None:
         """The call itself, from its intent to its outcome."""
-        if not await self._append(started(command), provided=_wanting(command)):
+        if not await self._append(started(command), provided=self._wanting(command)):
             return
         try:
             outcome = await self._outcome(command, callee)
@@ -475,13 +487,8 @@ class Engine:
             self._parked.add(command)
             return
         event = fitted(card, answered(card, decided, by=self._outside.approver_name))
-        is_wanted = _wanting(command)  # and it is this question: the next plan may ask another one at that path
+        is_wanted = self._wanting(command)  # and it is this question: the next plan may ask another one at that path
         await self._append(event, provided=lambda run: run.step(card.path).asked == card.asked and is_wanted(run))
-
-
-def _wanting(command: Command) -> Callable[[Run], bool]:
-    """Whether a run wants the command; one decided on a state that has moved on since may be wanted no more."""
-    return lambda run: command in decide(run)
 
 
 def _may_be_cancelled(run: Run) -> bool:

@@ -16,12 +16,14 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
 from planner.core import fork
-from planner.core.commands import Call
+from planner.core.commands import Call, Record
+from planner.core.decide import decide
 from planner.core.events import (
     BlobId,
     CancelRequested,
     Event,
     Recorded,
+    RunFinished,
     RunResumed,
     RunStarted,
     Steered,
@@ -100,14 +102,20 @@ class Runner:
         A finished run of which nobody asks anything stays as it is; the run that waits for this one is told. Raises
         `JournalError` if the run is unknown, live in another process, or its record damaged.
         """
-        run = await self._gone_on(run_id, observe)
-        parent = run.started.parent
-        if parent is not None and run.finished is not None:
-            nudge = StepNudged(path=parent.path, by=run.id)
-            await self._journal.post(parent.run_id, nudge, at=self._clock())
+        run = await self._gone_on(run_id, observe, is_alone=True)
+        if run.finished is not None:
+            await self._tell_parent(run)
         return run
 
-    async def _gone_on(self, run_id: str, observe: Observer | None = None) -> Run:
+    async def _tell_parent(self, run: Run) -> None:
+        """Tells the run that waits for this one, if there is one and it has not been told already."""
+        parent = run.started.parent
+        if parent is not None:
+            nudge = StepNudged(path=parent.path, by=run.id)
+            if all(request.event != nudge for request in await self._journal.requests(parent.run_id)):
+                await self._journal.post(parent.run_id, nudge, at=self._clock())
+
+    async def _gone_on(self, run_id: str, observe: Observer | None = None, *, is_alone: bool = False) -> Run:
         history = await self.history(run_id)
         run = fold(history)
         if run.finished is None or await self._journal.requests(run_id):
@@ -116,7 +124,7 @@ class Runner:
                 history = await self.history(run_id)  # once more: it may have grown before it was ours
                 run = fold(history)
                 event = RunResumed(owner=lease.owner) if run.finished is None else None
-                run = await self._driven(lease, history, event, observe)
+                run = await self._driven(lease, history, event, observe, until=_is_ending if is_alone else None)
                 leaving.append(run)
         return run
 
@@ -252,7 +260,10 @@ class Runner:
         *,
         until: Callable[[Run], bool] | None = None,
     ) -> Run:
-        """The run as far as an engine could take it after `history` and `event`."""
+        """The run as far as an engine could take it after `history` and `event`.
+
+        What waits for the run is told before it ends: should this process end then, nobody else would do it.
+        """
         told = _observers(observe, self._telemetry)
         for recorded in history:
             if self._telemetry is not None:
@@ -264,12 +275,23 @@ class Runner:
         run = fold([*history, *newest])
         engine = self._running[run.id] = Engine(self._outside(run, told), lease, run)
         try:
-            return await engine.drive(until)
+            run = await engine.drive(until)
+            if until is _is_ending and _is_ending(run):
+                await self._tell_parent(run)
+                run = await engine.drive()
+            return run
         finally:
             del self._running[run.id]
 
     async def _first(self, lease: Lease, history: Sequence[Recorded], event: Event) -> tuple[Recorded, ...]:
         return await self._journal.append(lease, len(history), [event], at=self._clock())
+
+
+def _is_ending(run: Run) -> bool:
+    """Whether a run that is a step of another one is about to end."""
+    return run.started.parent is not None and any(
+        isinstance(command, Record) and isinstance(command.event, RunFinished) for command in decide(run)
+    )
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import planner
 from planner import cli
-from planner.cards import Card
+from planner.cards import Card, Said
 from planner.cli import terminal
 from planner.cli.exits import EXITS, exit_of
 from planner.cli.options import GROUPS, OPTIONS, VERBS, parse
@@ -356,8 +356,10 @@ def card(**fields: Any) -> Card:
     value: Json = {"to": "a@b.org", "text": "long \x1b[31m" * 100, "at": "noon"}
     arguments = Labelled(value=value, leaves=tuple(((name,), label) for name, label in labels.items()))
     callee = Callee(name="mail.send", summary="Send a mail")
-    given: dict[str, Any] = {"question": "approve", "reason": "`mail` wants a person"} | fields
-    return Card(run_id="r", path="s3", callee=callee, arguments=arguments, asked=1, **given)
+    given: dict[str, Any] = {"question": "approve", "reason": "`mail` wants a person"}
+    return Card(
+        **{"run_id": "r", "path": "s3", "callee": callee, "arguments": arguments, "asked": 1} | given | fields
+    )
 
 
 def test_a_card_shows_what_would_be_done_with_what_and_where_each_argument_is_from() -> None:
@@ -385,6 +387,17 @@ def test_only_a_plain_yes_allows_a_call_and_no_input_leaves_it_open(
 ) -> None:
     assert answer(card(), typed) == approved
     assert answer(card(question="happened"), typed) == happened
+
+
+def test_what_is_typed_as_an_answer_must_fit_the_question() -> None:
+    assert answer(card(question="failed"), "ret\n") == "retry"
+    assert answer(card(question="failed"), None) is None
+    value: Json = {"question": "How many?", "type": "integer"}
+    asked = card(question="answer", arguments=Labelled(value=value))
+    assert answer(asked, " 7\n") == Said(7)
+    for question, typed in ((asked, "x"), (asked, "\n"), (card(question="failed"), "maybe")):
+        with pytest.raises(PlanError):
+            answer(question, typed)
 
 
 # words for people

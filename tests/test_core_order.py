@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from planner.core.catalog import Callee, Declaration, Effect, Parameter
+from planner.core.catalog import Callee, CalleeKind, Declaration, Effect, Parameter
 from planner.core.labels import Json
 from planner.core.order import Keys, keys, may_conflict, must_keep_order
 
@@ -116,3 +116,19 @@ def test_an_effect_keeps_its_place_among_reads_and_effects_on_the_same(
     same: Keys = frozenset({"file:a"})
     assert must_keep_order((callee(effect=first), same), (callee(effect=second), same)) is kept
     assert not must_keep_order((callee(effect=first), same), (callee(effect=second), frozenset({"file:b"})))
+
+
+@pytest.mark.parametrize("kind", ["gate", "wait"])
+def test_an_approval_or_a_wait_stands_between_the_effects_around_it_whatever_they_touch(kind: CalleeKind) -> None:
+    halt = callee(effect="pure").model_copy(update={"kind": kind}), frozenset[str]()
+    kept: dict[Effect, bool] = {"write": True, "send": True, "read": False, "pure": False}
+    for effect, is_kept in kept.items():
+        other = callee("file:{path}", effect=effect), frozenset({"file:a"})
+        assert must_keep_order(halt, other) is is_kept
+        assert must_keep_order(other, halt) is is_kept
+    assert must_keep_order(halt, halt)
+
+
+def test_a_question_to_a_person_holds_up_nothing() -> None:
+    ask = callee(effect="pure").model_copy(update={"kind": "human"}), frozenset[str]()
+    assert not must_keep_order(ask, (callee("file:{path}"), frozenset({"file:a"})))

@@ -187,7 +187,7 @@ def forked(job: Callable[[Path, int], Coroutine[Any, Any, None]], place: Path, r
 
 def killing(place: Path, seconds: float, seed: int) -> dict[str, Any]:
     """Kills and replaces workers for so long, lets the runs end, and says what became of them."""
-    dice, rounds = random.Random(seed), round(seconds * ROUNDS_PER_S)
+    dice, rounds = random.Random(seed), 3 + round(seconds * ROUNDS_PER_S)
     os.waitpid(forked(begin, place, rounds), 0)
     workers, kills, broken = [forked(work, place, rounds) for _ in range(WORKERS)], 0, 0
     until = time.monotonic() + seconds

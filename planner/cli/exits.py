@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from planner.errors import ModelError, PlanError, PlannerError, PolicyError, ToolError, UserError
+from planner.errors import JournalError, ModelError, PlanError, PlannerError, PolicyError, ToolError, UserError
 
 EXITS: Mapping[str, int] = {
     "completed": 0,
@@ -24,10 +24,16 @@ EXITS: Mapping[str, int] = {
 """By the status of a run, or by what kept it from starting."""
 
 
+OUT_OF_PLACE = frozenset({"J-103", "J-121", "J-122", "J-123"})
+"""What the journal refuses because it was asked for at the wrong time or place, and not because of a fault of its."""
+
+
 def exit_of(error: PlannerError) -> int:
     """The code for an error that no run has taken in."""
     match error:
         case UserError() | PlanError():
+            return EXITS["usage"]
+        case JournalError() if error.code in OUT_OF_PLACE:
             return EXITS["usage"]
         case PolicyError():
             return EXITS["denied"]

@@ -145,7 +145,11 @@ def approver(display: Display) -> Approver:
             with display.paused():
                 for text in shown(card):
                     terminal.say(text)
-                return await _answered(card)
+                try:
+                    return await _answered(card)
+                except asyncio.CancelledError:  # somebody else has answered, or the run stops
+                    terminal.say("")
+                    raise
 
     return approve
 

@@ -39,7 +39,7 @@ from planner.core.events import (
 from planner.core.labels import Json
 from planner.core.plan import StepPath
 from planner.core.run import Run
-from planner.errors import PlanError, UserError
+from planner.errors import JournalError, PlanError, UserError
 from planner.journal import Request, Requestable
 from planner.runner import TAKEN_S
 
@@ -314,7 +314,15 @@ def _ask(options: Options, found: Record, event: Requestable, said: str) -> int:
     run = found.run
     if not found.summary.is_live and not options.is_later:
         check_assistant(options, run)
-    taken = asyncio.run(_posted(options, found, event))
+    id_ = asyncio.run(_posted(options, run.id, event))
+    taken = asyncio.run(_settled(options, run.id, id_))
+    if taken.request.is_open and not options.is_later and not taken.found.summary.is_live:
+        try:
+            return carry_on(options, taken.found, said=said, request=taken.request, is_resumed=False)
+        except JournalError as error:
+            if error.code != "J-103":
+                raise
+        taken = asyncio.run(_settled(options, run.id, id_))  # somebody else was faster, and takes it
     if taken.request.problem is not None:
         raise UserError(
             "U-432",
@@ -328,10 +336,8 @@ def _ask(options: Options, found: Record, event: Requestable, said: str) -> int:
         return _say(
             options, taken, f"posted for {run.id}; it is taken by whoever goes on with the run: planner runs wake"
         )
-    if taken.found.summary.is_live:
-        what = f"the process that drives run {run.id} has not taken it within {TAKEN_S:g} s"
-        raise UserError("U-433", what, hint=f"It stays posted; look again with `planner runs show {run.id}`.")
-    return carry_on(options, taken.found, said=said, request=taken.request, is_resumed=False)
+    what = f"the process that drives run {run.id} has not taken it within {TAKEN_S:g} s"
+    raise UserError("U-433", what, hint=f"It stays posted; look again with `planner runs show {run.id}`.")
 
 
 def _say(options: Options, taken: Taken, said: str) -> int:
@@ -345,12 +351,16 @@ def _say(options: Options, taken: Taken, said: str) -> int:
     return 0
 
 
-async def _posted(options: Options, found: Record, event: Requestable) -> Taken:
-    """The request, once the run's owner has said what becomes of it, or nobody drives the run."""
-    run_id = found.run.id
+async def _posted(options: Options, run_id: str, event: Requestable) -> int:
     async with journal_of(options) as journal:
         assert journal is not None, "a run was found in it"
-        id_ = await journal.post(run_id, event, at=datetime.now(UTC))
+        return await journal.post(run_id, event, at=datetime.now(UTC))
+
+
+async def _settled(options: Options, run_id: str, id_: int) -> Taken:
+    """The request, once the run's owner has said what becomes of it, or nobody drives the run."""
+    async with journal_of(options) as journal:
+        assert journal is not None, "a run was found in it"
         until = asyncio.get_running_loop().time() + TAKEN_S
         while (request := await journal.request(id_)).is_open and asyncio.get_running_loop().time() < until:
             if options.is_later or not (await record(options, run_id)).summary.is_live:

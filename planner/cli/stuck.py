@@ -18,6 +18,7 @@ from planner.cli.terminal import line
 from planner.core.labels import Json
 from planner.core.plan import StepPath
 from planner.core.run import UNDECIDED, Run
+from planner.core.state import callee_at
 from planner.journal import RunSummary
 from planner.rehearsal import is_rehearsal
 
@@ -110,8 +111,13 @@ def _in_doubt(run: Run) -> Iterator[tuple[str, str]]:
         if state.status == "asked" and state.question == "happened":
             why = f"in doubt: nobody knows whether {path} {use(run, path)} happened"
             yield why, " | ".join(answers(run, path))
-        elif state.status in {"in_doubt", "interrupted"}:
+        elif state.status in {"started", "in_doubt", "interrupted"} and _is_effect(run, path):
             yield f"in doubt: {path} {use(run, path)} was under way when its process ended", _resume(run)
+
+
+def _is_effect(run: Run, path: StepPath) -> bool:
+    callee = run.started.setup.catalogue.get(callee_at(run, path))
+    return callee is not None and not callee.is_reading and callee.kind != "plan"
 
 
 def _resume(run: Run) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import takewhile
 from math import isfinite
 
 from planner.core import order
@@ -357,13 +358,27 @@ def is_turn(view: View, step: Step, path: StepPath) -> bool:
     """Whether every earlier call on the same resource has ended: of the plan, the blocks around, and the maps."""
     if role_of(path) == "undo":
         return True  # effects are taken back one after the other
-    mine = (callee_of(view.run, path), order.keys(callee_of(view.run, path), _arguments(view.run, step, path)))
+    callee = callee_of(view.run, path)
+    mine = (callee, order.keys(callee, _arguments(view.run, step, path)))
+    is_free = _looks(callee)
     at = own_path(path)
     while at:
-        if any(_is_before(view, earlier, place, mine) for earlier, place in _earlier(view, at)):
+        earlier = ((one, place) for one, place in _earlier(view, at) if not (is_free and _only_looks(view.run, one)))
+        if any(_is_before(view, one, place, mine) for one, place in earlier):
             return False
         at = place_of(at)
     return True
+
+
+def _looks(callee: Callee) -> bool:
+    """Whether the order among such calls does not matter."""
+    return callee.is_reading and callee.kind not in order.HALTS
+
+
+def _only_looks(run: Run, step: Step) -> bool:
+    """Whether that is all that a step does; asked for each earlier step of each call, so it must be quick."""
+    callee = run.started.setup.catalogue.get(step.use or "")
+    return callee is not None and step.on_error.fallback is None and _looks(callee)
 
 
 def _earlier(view: View, path: StepPath) -> Iterator[tuple[Step, StepPath]]:
@@ -371,11 +386,8 @@ def _earlier(view: View, path: StepPath) -> Iterator[tuple[Step, StepPath]]:
     place, (id_, index) = place_of(path), split_path(path)
     around = view.plan.step(split_path(place)[0]) if place else None
     steps = _branch(view.run, around, place) if around is not None else view.plan.steps
-    for step in steps:
-        if step.id == id_:
-            yield from ((step, item_path(inner_path(place, id_), i)) for i in range(index or 0))
-            return
-        yield step, inner_path(place, step.id)
+    yield from ((step, inner_path(place, step.id)) for step in takewhile(lambda one: one.id != id_, steps))
+    yield from ((view.plan.index[id_], item_path(inner_path(place, id_), i)) for i in range(index or 0))
 
 
 def _branch(run: Run, block: Step, place: StepPath) -> tuple[Step, ...]:

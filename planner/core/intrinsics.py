@@ -107,7 +107,7 @@ def fitting(given: Json, arguments: Json) -> Json:
         return chosen[0]
     try:
         return _READ[str(type_)](given)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise PlanError("P-304", f"`{given}` is no {type_}") from error
 
 
@@ -119,6 +119,10 @@ def _number(given: Json) -> Json:
 
 
 def _integer(given: Json) -> Json:
+    if isinstance(given, str) and re.fullmatch(r"\s*[+-]?[0-9]+\s*", given):
+        return int(given)  # every digit of it, which a float may not keep
+    if isinstance(given, int) and not isinstance(given, bool):
+        return given
     value = _number(given)
     if not isinstance(value, float) or not value.is_integer():
         raise ValueError(given)

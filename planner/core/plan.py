@@ -112,6 +112,19 @@ class Step(Frozen):
         """Whether the step holds steps of its own."""
         return bool(self.do)
 
+    @cached_property
+    def sources(self) -> frozenset[str]:
+        """See `reads`; kept, for it is asked at every event."""
+        return _sources(self, self.on_error.fallback)
+
+    @cached_property
+    def needs(self) -> frozenset[str]:
+        """See `opening`."""
+        if not self.is_block:
+            return _sources(self, None)
+        deciding = expression_names(self.if_) if self.if_ is not None else frozenset()
+        return (deciding - own_names(self)) | names(self.for_each)
+
     @property
     def inner(self) -> tuple[Step, ...]:
         """The steps of a block, those of both branches."""
@@ -156,22 +169,23 @@ def own_names(step: Step) -> frozenset[str]:
 
 def reads(step: Step) -> frozenset[str]:
     """Every name that the step's inputs read from around it; its own item names and inner steps are left out."""
-    inside = names(dict(step.args)) | names(step.let) | names(step.answer)
-    if step.if_ is not None:
-        inside |= expression_names(step.if_)
-    if step.on_error.fallback is not None:
-        inside |= names(dict(step.on_error.fallback.args or {}))
-    for held in step.inner:
-        inside |= reads(held) | frozenset(held.after)
-    return (inside - own_names(step) - {held.id for held in step.inner}) | names(step.for_each)
+    return step.sources
 
 
 def opening(step: Step) -> frozenset[str]:
     """The names without which a step cannot begin: a block needs what decides on it, anything else all it reads."""
-    if step.is_block:
-        deciding = expression_names(step.if_) if step.if_ is not None else frozenset()
-        return (deciding - own_names(step)) | names(step.for_each)
-    return reads(step.model_copy(update={"on_error": OnError()}))
+    return step.needs
+
+
+def _sources(step: Step, fallback: Fallback | None) -> frozenset[str]:
+    inside = names(dict(step.args)) | names(step.let) | names(step.answer)
+    if step.if_ is not None:
+        inside |= expression_names(step.if_)
+    if fallback is not None:
+        inside |= names(dict(fallback.args or {}))
+    for held in step.inner:
+        inside |= reads(held) | frozenset(held.after)
+    return (inside - own_names(step) - {held.id for held in step.inner}) | names(step.for_each)
 
 
 def stand_in(step: Step) -> Step:

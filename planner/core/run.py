@@ -309,7 +309,12 @@ def in_flight(run: Run) -> bool:
 def is_taken_back(run: Run, path: StepPath) -> bool:
     """Whether this very call is being taken back, or was as far as that could be; a later one there is another."""
     key = run.step(path).key
-    return bool(key) and run.step(beside(path, "undo")).key == undo_key(key)
+    return bool(key) and run.step(undo_path(path)).key == undo_key(key)
+
+
+def undo_path(path: StepPath) -> StepPath:
+    """Where a call is taken back: a step has one such place, for its own call or the one in its place."""
+    return beside(own_path(path), "undo")
 
 
 def undo_key(key: str) -> str:
@@ -388,17 +393,22 @@ def held_in(run: Run, name: str, held: Mapping[StepPath, Amount]) -> Amount:
 # plans --------------------------------------------------------------------------------------------------------
 
 
+def _is_done(state: StepState) -> bool:
+    return state.status == "succeeded" or is_undecided(state)
+
+
 def kept_steps(run: Run, undone: frozenset[str] = frozenset()) -> tuple[Step, ...]:
     """The steps that every later plan of the run begins with, but for those that are `undone`.
 
-    They are those that succeeded, in whole or for some items, and those that these read or waited for. A map that
-    only looks and lost an item is left out: nothing is lost by doing it otherwise.
+    They are those that succeeded, in whole or for some items, those of which nobody knows whether they happened, and
+    those that these read or waited for. A map that only looks and lost an item is left out: nothing is lost by doing
+    it otherwise.
     """
     if run.plan is None:
         return ()
     effects = {callee.name for callee in run.started.setup.callees if not callee.is_reading}
     broken = {f.step.id for f in failures_of(run) if f.step.use not in effects and not f.step.is_block}
-    done = {root_of(p) for p, s in run.steps.items() if s.status == "succeeded" and role_of(p) != "undo"}
+    done = {root_of(p) for p, s in run.steps.items() if _is_done(s) and role_of(p) != "undo"}
     kept = done - broken - undone
     for step in reversed(run.plan.steps):  # a step reads only earlier ones, so one pass is enough
         if step.id in kept:

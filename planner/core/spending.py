@@ -31,6 +31,7 @@ class Affordable:
 def affordable(run: Run, wanted: Sequence[Command]) -> Affordable:
     """What of `wanted` can be done within the budgets of the run, its agents and its steps."""
     held = holds(run)
+    sums: dict[str, Amount] = {}
     commands: list[Command] = []
     over: str | None = None
     is_waiting = False
@@ -38,10 +39,10 @@ def affordable(run: Run, wanted: Sequence[Command]) -> Affordable:
         if not isinstance(command, Call):
             commands.append(command)
             continue
-        refused = next(_refusals(run, command, held), None)
+        refused = next(_refusals(run, command, held, sums), None)
         if refused is None:
             commands.append(command)
-            held[command.path] = command.held
+            _hold(run, command, held, sums)
             continue
         account, reason, is_final = refused
         if not is_final:
@@ -59,14 +60,37 @@ def _is_doubtful(state: StepState) -> bool:
     return state.status in {"interrupted", "in_doubt"} or state.question == "happened"
 
 
-def _refusals(run: Run, command: Call, held: Mapping[StepPath, Amount]) -> Iterator[tuple[str, str, bool]]:
+def _besides(run: Run, name: str, path: StepPath, held: Mapping[StepPath, Amount], sums: dict[str, Amount]) -> Amount:
+    """What of `held` counts towards the account besides the call at `path`; kept in `sums`, for each call asks."""
+    if path in held:
+        return held_in(run, name, {other: amount for other, amount in held.items() if other != path})
+    if name not in sums:
+        sums[name] = held_in(run, name, held)
+    return sums[name]
+
+
+def _hold(run: Run, command: Call, held: dict[StepPath, Amount], sums: dict[str, Amount]) -> None:
+    """Adds what the call may use to what is held, and to its sums."""
+    if command.path in held:
+        sums.clear()
+    for name in {"", *accounts_of(run, command.path)} & sums.keys():
+        sums[name] = sums[name].plus(command.held)
+    held[command.path] = command.held
+
+
+def _refusals(
+    run: Run, command: Call, held: Mapping[StepPath, Amount], sums: dict[str, Amount]
+) -> Iterator[tuple[str, str, bool]]:
     """The accounts without room for the call, why, and whether that stays so when nothing is under way."""
-    others = {path: amount for path, amount in held.items() if path != command.path}
     is_nested = run.started.setup.catalogue[command.callee].kind == "plan"
     goes_on = is_nested and run.step(command.path).held is not NOTHING  # it was given its room when it began
     wanted = NOTHING if goes_on else command.held
     for name in ("", *accounts_of(run, command.path)):
         budget, spent = account(run, name)
-        reason = None if budget == UNLIMITED else refusal(budget, spent, held_in(run, name, others), wanted)
+        reason = (
+            None
+            if budget == UNLIMITED
+            else refusal(budget, spent, _besides(run, name, command.path, held, sums), wanted)
+        )
         if reason is not None:
             yield name, reason, refusal(budget, spent, NOTHING, wanted) is not None

@@ -42,6 +42,7 @@ from planner.core.events import (
     Steered,
     StepFailed,
     StepInDoubt,
+    StepNudged,
     StepResolved,
     StepStarted,
     StepSucceeded,
@@ -56,7 +57,6 @@ from planner.core.ledger import NOTHING, Amount, Spent
 from planner.core.moves import StepEvent, moved, resumed
 from planner.core.plan import (
     StepPath,
-    beside,
     inner_path,
     own_path,
     place_of,
@@ -81,6 +81,7 @@ from planner.core.run import (
     item_count,
     takes,
     undo_key,
+    undo_path,
     unsettled,
 )
 from planner.errors import JournalError
@@ -284,7 +285,8 @@ def _steered(run: Run, event: Steered) -> Run:
 def _undoing(run: Run, event: UndoBegan) -> Run:
     """What is to be taken back gets a state of its own, for the plan may soon no longer hold the step."""
     _require(event, all(run.step(path).is_done for path in run.undoing), "something is being taken back already")
-    _require(event, len(set(event.paths)) == len(event.paths), "it names a call twice")
+    undoing = tuple(undo_path(path) for path in event.paths)
+    _require(event, len(set(undoing)) == len(undoing), "it names a step twice")
     undone, left = undo_report(run)
     steps = dict(run.steps)
     for path in event.paths:
@@ -295,19 +297,19 @@ def _undoing(run: Run, event: UndoBegan) -> Run:
         )
         is_known = callee is not None and callee.declaration.undo is not None
         _require(event, is_known, f"what was called at `{path}` cannot be taken back")
-        steps[beside(path, "undo")] = StepState(
+        steps[undo_path(path)] = StepState(
             status="resolved",
             arguments=state.arguments,
             key=undo_key(state.key),
             callee=callee_at(run, path),
             kept=state.kept,
         )
-    undoing = tuple(beside(path, "undo") for path in event.paths)
     return replace(run, steps=steps, undoing=undoing, undone=undone, left=left)
 
 
 def _stepped(run: Run, event: StepEvent) -> Run:
-    if not run.is_cancelled:  # what a cancelled run did is found out about and taken back, whatever it was doing
+    if not run.is_cancelled and not isinstance(event, StepNudged):
+        # what a cancelled run did is taken back, whatever it was doing, and nobody says twice that a nested run goes on
         _expect(run, "executing", event)
     if event.path not in run.steps and not _is_place(run, event.path):
         raise JournalError("J-204", f"`{event.type}` of `{event.path}`, which is no step of the plan")

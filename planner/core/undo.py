@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from planner.core import attempts
 from planner.core.catalog import Declaration
 from planner.core.commands import Command, Record
-from planner.core.correction import is_lasting, is_unknown, lasting, undo_report
+from planner.core.correction import is_effect, is_lasting, is_unknown, lasting, undo_report
 from planner.core.events import Remainder, RunFinished, UndoBegan
-from planner.core.plan import Plan, StepPath, role_of
+from planner.core.plan import Plan, StepPath, beside, role_of
 from planner.core.run import DONE, Run, StepState, StepStatus, callee_of, in_flight, may_retry
 from planner.core.values import View
 
@@ -70,6 +70,8 @@ def reversible(run: Run) -> list[StepPath]:
         callee = callee_of(run, path)
         if callee is None or callee.declaration.undo is None or not is_lasting(run, path):
             continue
+        if role_of(path) == "call" and is_effect(run, beside(path, "fallback")):
+            continue  # a nested run that failed, and what was done in its place is taken back where it would be
         if callee.kind == "plan" or _is_ripe(callee.declaration, state):
             found.append((state.begun, path))
     return [path for _, path in sorted(found, reverse=True)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from planner.core.expr import Missing, Scope, evaluate, names, resolve
 from planner.core.labels import TRUSTED, Integrity, Json, Label, Labelled, gather
-from planner.core.plan import Plan, Step, StepPath, inner_path, is_tolerated, role_of, split_path
+from planner.core.plan import Plan, Step, StepId, StepPath, inner_path, is_tolerated, role_of, split_path
 from planner.core.run import Run, StepState, has_failed, item_paths, last_path
 from planner.errors import PlanError
 
@@ -43,12 +43,16 @@ class Frame:
     """The item of the map that the block belongs to."""
     decided_by: Label = TRUSTED
     """The label of what decided that the block runs."""
+    ids: frozenset[StepId] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ids", frozenset(step.id for step in self.steps))
 
     def lookup(self, view: View, name: str) -> Labelled | Missing | None:
         """What `name` stands for here; None while it is not there yet."""
         if name in self.own:
             return self.own[name]
-        if any(step.id == name for step in self.steps):
+        if name in self.ids:
             return view.outcome(inner_path(self.place, name))
         if self.outer is not None:
             return self.outer.lookup(view, name)

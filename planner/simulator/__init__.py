@@ -15,7 +15,6 @@ from planner.simulator.checks import check_end, check_same
 from planner.simulator.laws import BrokenLawError, Law, told
 from planner.simulator.scenarios import scenario
 from planner.simulator.schedule import Schedule
-from planner.simulator.world import World
 
 __all__ = ["Divergence", "Outcome", "simulate", "simulate_many"]
 
@@ -47,12 +46,12 @@ class Outcome:
 def simulate(seed: int) -> Outcome:
     """Runs the scenario of a seed, and says which law broke, if one did."""
     drawn = scenario(seed)
-    schedule = Schedule(drawn, World(drawn), Random(seed + 1))  # noqa: S311 - it chooses tests, not secrets
+    schedule = Schedule(drawn, Random(seed + 1))  # noqa: S311 - it chooses tests, not secrets
     broken = _broken(schedule, None)
     if drawn.is_calm and broken is None and not schedule.world.is_seen_again():
         inputs = {key: value for one in schedule.run.corrections for key, value in one.inputs.items()}
         in_order = replace(drawn, plan=with_inputs(drawn.plan, inputs))
-        expected = Schedule(in_order, World(in_order), None)
+        expected = Schedule(in_order, None)
         broken = _broken(expected, None) or _broken(schedule, expected)
     return broken or _outcome(schedule)
 
@@ -81,7 +80,7 @@ def _broken(schedule: Schedule, expected: Schedule | None) -> Outcome | None:
 
 
 def _outcome(schedule: Schedule, law: Law | None = None, what: str = "") -> Outcome:
-    run, history = schedule.run, schedule.history
+    run, history = schedule.run, schedule.journal.history
     divergence = None
     if law is not None:
         plan = schedule.scenario.plan.model_dump_json(exclude_defaults=True, by_alias=True)

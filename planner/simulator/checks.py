@@ -10,6 +10,7 @@ from planner.core.plan import own_path
 from planner.core.run import UNDECIDED, Run
 from planner.core.state import evolve
 from planner.core.values import place_in
+from planner.simulator.journal import Journal
 from planner.simulator.laws import BrokenLawError
 from planner.simulator.scenarios import CALLEES
 from planner.simulator.schedule import Schedule
@@ -26,7 +27,7 @@ _LOOKING = frozenset(callee.name for callee in CALLEES if callee.declaration.eff
 def check_end(schedule: Schedule) -> None:
     """Raises `BrokenLawError` for a law that the whole run broke."""
     _check_order(schedule)
-    _check_journaled(schedule)
+    _check_journaled(schedule.world, schedule.journal)
     _check_fold(schedule)
     finished = schedule.run.finished
     assert finished is not None, "the schedule drove the run to its end"
@@ -53,12 +54,12 @@ def _conflict(a: Deed, b: Deed) -> bool:
     return is_change and meets(a.touches, b.touches)
 
 
-def _check_journaled(schedule: Schedule) -> None:
+def _check_journaled(world: World, journal: Journal) -> None:
     """The journal knows of everything that happened, at least as something that nobody knows."""
-    paths = {deed.key: deed.path for deed in schedule.world.deeds if deed.key and deed.is_change}
-    is_child = {deed.key: deed.callee == "plan.goal" for deed in schedule.world.deeds}
-    for key in schedule.world.happened & schedule.known.keys():
-        known = schedule.known[key]
+    paths = {deed.key: deed.path for deed in world.deeds if deed.key and deed.is_change}
+    is_child = {deed.key: deed.callee == "plan.goal" for deed in world.deeds}
+    for key in world.happened & journal.known.keys():
+        known = journal.known[key]
         own = key.removesuffix("-undo")
         if own not in paths or is_child[own]:
             continue
@@ -71,12 +72,12 @@ def _check_fold(schedule: Schedule) -> None:
     if schedule.scenario.seed % FOLDED:
         return
     run: Run | None = None
-    history = schedule.history
+    history = schedule.journal.history
     if schedule.scenario.seed % THROUGH_JSON == 0:
         history = [Recorded.model_validate_json(recorded.model_dump_json()) for recorded in history]
-        if history != schedule.history:
+        if history != schedule.journal.history:
             raise BrokenLawError("the journal alone gives the state", "an event reads differently from JSON")
-    for recorded, known in zip(history, schedule.states, strict=True):
+    for recorded, known in zip(history, schedule.journal.states, strict=True):
         run = evolve(run, recorded)
         if run != known:
             what = f"at event {recorded.run_seq} the fold of the journal differs from the state"

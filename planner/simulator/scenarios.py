@@ -123,6 +123,8 @@ class Scenario:
     course: Course
     is_calm: bool
     """Whether the end is the same in whatever order things happen, and whenever a process ends."""
+    is_planned: bool = False
+    """Whether a planner is asked for the plan, and for another one where that fails, and a judge in the end."""
     is_sound: bool = False
     """Whether nothing fails and everything can be taken back; then it may be corrected, too."""
 
@@ -149,9 +151,11 @@ def scenario(seed: int) -> Scenario:
     course = _course(chance, is_calm)
     if is_sound:
         course = replace(course, corrections=chance.choice((1, 1, 2)))
-    return Scenario(
-        seed=seed, plan=plan, setup=_setup(chance, is_calm), course=course, is_calm=is_calm, is_sound=is_sound
-    )
+    is_planned = not is_calm and chance.random() < 0.15
+    setup = _setup(chance, is_calm)
+    if is_planned:
+        setup = setup.model_copy(update={"can_judge": True, "max_same_calls": chance.choice((1, 10))})
+    return Scenario(seed, plan, setup, course, is_calm, is_planned, is_sound)
 
 
 def _setup(chance: Random, is_calm: bool) -> Setup:  # noqa: FBT001
@@ -168,7 +172,6 @@ def _setup(chance: Random, is_calm: bool) -> Setup:  # noqa: FBT001
         on_ask="deny" if chance.random() < 0.1 else "wait",
         agents={"agent.writer": Budget(tokens=5000)} if chance.random() < 0.2 else {},
         shortage=Shortage(at=0.5, cheaper=True, items=1, partial=chance.random() < 0.5) if is_limited else None,
-        max_same_calls=1 if chance.random() < 0.05 else 10,
     )
 
 
