@@ -303,7 +303,11 @@ class Assistant:
         Raises `JournalError` if the run is unknown, live in another process, or its record damaged.
         """
         if fold(await self._runner.history(run_id)).is_paused:
-            return await self.tell(run_id, PauseLifted(by=user_name()), observe=observe)
+            try:
+                return await self.tell(run_id, PauseLifted(by=user_name()), observe=observe)
+            except UserError as error:
+                if error.code != "U-432":  # somebody else lifted it first
+                    raise
         return result_of(await self._runner.go_on(run_id, observe))
 
     async def go_on(self, run_id: str, *, observe: Callable[[Recorded], None] | None = None) -> Result:

@@ -183,7 +183,7 @@ class Engine:
         """Perform what is not being performed; a question that is no longer open is taken back."""
         self._parked.intersection_update(commands)
         for command, task in self._tasks.items():
-            if isinstance(command, AskHuman) and command not in commands:
+            if isinstance(command, AskHuman | StartTimer) and command not in commands:
                 task.cancel()
         for command in commands:
             if command not in self._tasks and command not in self._parked:

@@ -22,6 +22,7 @@ from planner.core.events import (
     BlobId,
     CancelRequested,
     Event,
+    PauseRequested,
     Recorded,
     RunFinished,
     RunResumed,
@@ -80,12 +81,24 @@ class Runner:
         *,
         until: Callable[[Run], bool] | None = None,
     ) -> Run:
-        """The new run, as far as it could be taken. Raises `JournalError` J-101 if there is one of that id."""
+        """The new run, as far as it could be taken; one that was to come only so far is paused there.
+
+        Raises `JournalError` J-101 if there is one of that id.
+        """
         lease = await self._created(run_id)
         async with self._owning(lease) as leaving:
             run = await self._driven(lease, (), started, observe, until=until)
+            if until is not None and run.finished is None:
+                run = await self._paused(lease, run, observe)
             leaving.append(run)
         return run
+
+    async def _paused(self, lease: Lease, run: Run, observe: Observer | None) -> Run:
+        """The run, with which nobody goes on who was not asked to."""
+        pause = PauseRequested(by=run.started.principal.name)
+        (newest,) = await self._journal.append(lease, run.run_seq, [pause], at=self._clock(), status="paused")
+        _observers(observe, self._telemetry)(newest)
+        return evolve(run, newest)
 
     async def _created(self, run_id: str) -> Lease:
         """The lease on a new run, or on one whose process ended before it had a first event."""

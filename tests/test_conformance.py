@@ -404,7 +404,7 @@ def points(smooth: dict[str, Any], end: End) -> list[Crash]:
         after = [Crash("after", is_nested=False, event=at) for at in places(smooth["types"], INTENTS)]
         before = [Crash("before", is_nested=False, event=at) for at in places(smooth["types"], OUTCOMES)]
         inside = [Crash("after", is_nested=True, event=at) for at in range(1, len(smooth["nested"]) + 1)]
-        return after + before + inside
+        return [*after, *before, *inside, Crash("before", is_nested=True, event=1)]
     mine = [(False, event) for event in range(first, len(smooth["types"]) + 1)]
     nested = [(True, event) for event in range(inner, len(smooth["nested"]) + 1)]
     return [Crash(moment, *event) for event in mine + nested for moment in ("before", "after")]

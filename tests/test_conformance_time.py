@@ -222,6 +222,33 @@ def test_a_run_whose_process_is_killed_while_it_waits_is_woken_when_its_time_has
     assert (last["status"], last["lines"]) == ("unverified", ["after a while"])
 
 
+def test_a_run_that_is_broken_off_while_it_waits_is_woken_when_somebody_looks_again(tmp_path: Path) -> None:
+    async def broken_off() -> None:
+        begun = asyncio.Event()
+        now = datetime.now(UTC)
+        async with Assistant(
+            [busy, put], model=ScriptedModel([]), policy=POLICY, workspace=tmp_path, state=tmp_path, environ={}
+        ) as assistant:
+            given = Plan.model_validate({"steps": PLANS["wait a little"]})
+            work = assistant.run("Wait", plan=given, run_id=RUN, observe=lambda one: _tell_wait(one, begun))
+            running = asyncio.create_task(work)
+            await begun.wait()
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            (pending,) = await assistant.journal.pending(datetime.now(UTC))
+            assert pending.due_at is not None
+            assert now <= pending.due_at <= datetime.now(UTC)
+
+    asyncio.run(broken_off())
+    (last,) = found_by(tmp_path, "wait a little", 365 * DAY)
+    assert (last["status"], last["lines"]) == ("unverified", ["after a while"])
+
+
+def _tell_wait(recorded: Recorded, begun: asyncio.Event) -> None:
+    if isinstance(recorded.event, WaitStarted):
+        begun.set()
+
+
 async def _answered(place: Path) -> dict[str, Any]:
     now = BEGAN + 13 * DAY
     async with Assistant(

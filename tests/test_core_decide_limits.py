@@ -39,7 +39,7 @@ from planner.core.events import (
     WaitStarted,
 )
 from planner.core.labels import Json, Labelled
-from planner.core.ledger import Budget
+from planner.core.ledger import Budget, Rate
 from planner.core.plan import Plan, Step
 from planner.core.policy import Verdict
 from planner.core.run import Run
@@ -198,6 +198,17 @@ def test_a_failure_is_told_and_not_that_the_budget_is_used_up_too(given: Given, 
     begun = (*accepted(step("s1"), step("s2"), is_given=True), resolved("s1"), REFUSED)
     end = ended(given(*begun, StepFailed(path="s2", fault=LOST)))
     assert (end.status, end.fault) == ("failed", LOST)
+
+
+def test_where_money_is_limited_a_planner_needs_a_price(given: Given, started: Started) -> None:
+    budget = Budget(cost_usd=0.01)
+    assert ended(given(started(budget=budget))).reason == (
+        "the limit of 0.01 USD cannot be kept: a call has no known price"
+    )
+    for price, is_asked in ((1.0, True), (100.0, False)):
+        rates = {"planner": Rate(input_usd=price, output_usd=price)}
+        (command,) = decide(given(started(budget=budget, rates=rates)))
+        assert isinstance(command, AskPlanner) is is_asked
 
 
 # pauses ------------------------------------------------------------------------------------------------------

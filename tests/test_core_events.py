@@ -7,53 +7,67 @@ import pytest
 from pydantic import ValidationError
 
 from planner.core.catalog import Callee, Declaration, Parameter
-from planner.core.check import Certificate, Problem
+from planner.core.certificate import Certificate, Change, Gate
+from planner.core.check import Problem
 from planner.core.events import (
     EVENT,
     FINAL,
+    BlockEntered,
+    BudgetRefused,
     CancelRequested,
     ContentKept,
-    Criterion,
     Event,
+    EventReceived,
     Fault,
     HumanAnswered,
     HumanAsked,
     MapResolved,
+    PauseLifted,
+    PauseRequested,
     PlanAbandoned,
     PlanAccepted,
     PlannerFailed,
     PlanProposed,
     PlanRejected,
     Recorded,
+    Remainder,
     RetryScheduled,
     ReviewFailed,
     ReviewInconclusive,
     ReviewPassed,
     RunFinished,
+    RunForked,
     RunResumed,
     RunStarted,
     RunStatus,
-    Setup,
+    Steered,
     StepFailed,
     StepInDoubt,
+    StepNudged,
+    StepParked,
     StepProbed,
     StepResolved,
     StepSkipped,
     StepStarted,
     StepSucceeded,
     TimerFired,
+    UndoBegan,
+    UndoRequested,
     Usage,
+    WaitEnded,
+    WaitStarted,
 )
 from planner.core.goal import Named
 from planner.core.labels import BOUNDED, UNTRUSTED, Integrity, Labelled
-from planner.core.ledger import Budget
+from planner.core.ledger import Amount, Budget, Rate
 from planner.core.plan import OnError, Plan, Step
 from planner.core.policy import Policy, Principal, Rule, Verdict
 from planner.core.repair import Repair
+from planner.core.setup import Criterion, Parent, Setup, Shortage
 
 AT = datetime(2026, 3, 1, 12, 30, 0, 250, tzinfo=UTC)
 USAGE = Usage(input_tokens=3, output_tokens=4, cached_tokens=1, cost_usd=0.5, seconds=1.5, model="m", exchange="b1")
-FAULT = Fault(code="T-302", error_class="missing", message="there is no `ü`", choices=("a", "b"))
+FAULT = Fault(code="T-302", error_class="missing", message="there is no `ü`", choices=("a", "b"), retry_after_s=1.5)
 VALUE = Labelled(
     value={"a": [1, 2.5, None, True, "ü \U0001f600"], "0": {}},
     label=UNTRUSTED,
@@ -75,8 +89,18 @@ PLAN = Plan(
             }
         ),
         Step(id="s2", let="${len(s1)}", after=("s1",)),
+        Step.model_validate(
+            {
+                "id": "s3",
+                "if": "s2 > 1",
+                "do": [{"id": "t1", "use": "x.y", "on_error": {"fallback": {"use": "x.y", "args": {"a": 1}}}}],
+                "else": [{"id": "t2", "let": 1, "timeout_s": 5, "priority": 3, "budget": {"calls": 2}}],
+                "answer": ["$t1"],
+            }
+        ),
     ),
     answer={"n": "$s2"},
+    undo=("s0",),
 )
 SETUP = Setup(
     callees=(
@@ -91,6 +115,10 @@ SETUP = Setup(
     ),
     policy=Policy(rules=(Rule(id="r", then="ask", roles=frozenset({"boss"})),), version="v"),
     budget=Budget(cost_usd=1.5, seconds=9),
+    agents={"agent.writer": Budget(tokens=9)},
+    rates={"agent.writer": Rate(input_usd=1.5)},
+    shortage=Shortage(at=0.5, cheaper=True, items=3, partial=True),
+    depth=1,
 )
 EVENTS: tuple[Event, ...] = (
     RunStarted(
@@ -100,6 +128,7 @@ EVENTS: tuple[Event, ...] = (
         named=(Named(text="a.txt", kind="path", part="target", found="absent"),),
         criteria=(Criterion(id="c1", kind="written", text="a.txt"),),
         plan=PLAN,
+        parent=Parent(run_id="r0", path="s1[2]/t1"),
     ),
     RunResumed(owner="p2"),
     PlanProposed(revision=1, attempt=1, plan=PLAN, usage=USAGE, prompt_hash="ab"),
@@ -109,12 +138,17 @@ EVENTS: tuple[Event, ...] = (
     PlanAccepted(
         revision=1,
         plan=PLAN,
-        certificate=Certificate(effects=("s1: send",), gates=("s1",), repairs=(Repair(code="R-1", message="m"),)),
+        certificate=Certificate(
+            effects=(Change(step="s1", callee="x.y", effect="send", control={"a": [1]}),),
+            gates=(Gate(step="s1", callee="x.y", rules=("r",), reason="why"),),
+            repairs=(Repair(code="R-1", message="m"),),
+        ),
     ),
     PlanAbandoned(revision=2, reason="step `s1` failed"),
     StepResolved(path="s1[0]", arguments=VALUE, verdict=Verdict(then="ask", rules=("r",), reason="why")),
     MapResolved(path="s1", items=Labelled(value=[1, 2])),
     StepStarted(path="s1[0]", attempt=1, key="k"),
+    StepStarted(path="s1[1]", attempt=2, key="k", held=Amount(cost_usd=None, tokens=5, calls=3), is_cheaper=True),
     ContentKept(path="s1[0]", name="a.txt", blob=None),
     StepSucceeded(path="s1[0]", value=VALUE, usage=(USAGE,), seconds=0.25),
     StepFailed(path="s1[1]", fault=FAULT, attempt=2, usage=(USAGE,), seconds=3.5),
@@ -122,15 +156,33 @@ EVENTS: tuple[Event, ...] = (
     StepProbed(path="s1[1]", happened=None),
     StepProbed(path="s1[1]", happened=False),
     StepSkipped(path="s2", cause="failure"),
+    StepSkipped(path="s2", cause="budget"),
     RetryScheduled(path="s1[1]", attempt=1, due=AT + timedelta(seconds=1.5)),
     TimerFired(path="s1[1]"),
     HumanAsked(path="s1[1]", question="happened", reason="why"),
+    HumanAsked(path="s3", question="answer", reason="which?", role="boss", timeout_s=60),
     HumanAnswered(path="s1[1]", answer="no", by="ann"),
+    HumanAnswered(path="s3", answer="value", by="ann", value={"a": [None]}, asked=7),
+    WaitStarted(path="s4", until=AT),
+    WaitStarted(path="s4", seconds=2.5, name="paid", match={"order": 7}),
+    EventReceived(name="paid", data={"order": 7}, by="shop"),
+    WaitEnded(path="s4", received=9),
+    BlockEntered(path="s5[0]/t1", branch="else", decided_by=BOUNDED),
+    StepParked(path="s6"),
+    StepNudged(path="s6", by="r2"),
     ReviewPassed(criteria=("c1",), usage=(USAGE,)),
     ReviewFailed(criteria=("c1",)),
     ReviewInconclusive(criteria=("c1",)),
     CancelRequested(by="ann"),
+    PauseRequested(by="ann"),
+    PauseLifted(by="ann"),
+    Steered(by="ann", text="in French", inputs={"file": "b"}, plan=PLAN),
+    UndoRequested(by="ann"),
+    UndoBegan(paths=("s2", "s1[0]")),
+    BudgetRefused(account="team", reason="nothing is left"),
+    RunForked(origin="r0", at_event=7),
     RunFinished(status="completed", result=VALUE, reason="", degraded=("s1[1]",), fault=FAULT),
+    RunFinished(status="cancelled", undone=("s1",), left=(Remainder(path="s2", reason="it cannot be taken back"),)),
 )
 
 
@@ -184,5 +236,5 @@ def test_a_time_keeps_its_moment_and_its_zone() -> None:
     assert event.due.utcoffset() == timedelta(hours=2)
 
 
-def test_a_run_is_final_unless_it_runs_or_waits() -> None:
-    assert set(get_args(RunStatus)) - FINAL == {"running", "waiting"}
+def test_a_run_is_final_unless_it_runs_waits_or_is_paused() -> None:
+    assert set(get_args(RunStatus)) - FINAL == {"running", "waiting", "paused"}

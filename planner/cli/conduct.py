@@ -104,7 +104,7 @@ async def follow(assistant: Assistant, display: Display, work: Work, *, is_plann
         if run is None:
             terminal.say("stopped before a run began")
             return EXITS["cancelled"]
-        is_planned = is_planning and run.status == "running" and not working.cancelled()
+        is_planned = is_planning and run.status in {"running", "paused"} and not working.cancelled()
         display.answer(run, is_planned=is_planned)
         return EXITS["cancelled" if working.cancelled() else "planned" if is_planned else run.status]
 

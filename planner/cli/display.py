@@ -268,7 +268,7 @@ def directed(event: Event) -> Iterator[tuple[str, str]]:
 def correction(event: Steered) -> str:
     """A correction as a line: its words, the inputs it changes, and whether it brings a plan."""
     parts = [terminal.line(event.text, 100)] if event.text else []
-    parts += [f"{name}={terminal.excerpt(value, 40)}" for name, value in event.inputs.items()]
+    parts += [f"{terminal.line(name)}={terminal.excerpt(value, 40)}" for name, value in event.inputs.items()]
     parts += ["with another plan"] if event.plan is not None else []
     return f"by {terminal.line(event.by)}: {'; '.join(parts)}"
 

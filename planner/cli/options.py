@@ -85,7 +85,8 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     },
     "--on-ask": {
         "choices": ("prompt", "wait", "deny"),
-        "help": "what to do with a call that needs approval (default: prompt on a terminal, else deny)",
+        "help": "what to do with a call that needs approval (default: prompt on a terminal, else deny in "
+        "a new run, and wait in an earlier one)",
     },
     "--yes": {
         "action": "store_true",

@@ -96,8 +96,10 @@ def status(run: Run) -> str:
 
 
 def _status(run: Run) -> str:
+    if is_planned(run):
+        return "planned"
     if run.status == "running":
-        return "planned" if is_planned(run) else "stopped"
+        return "stopped"
     return run.status.replace("_", " ")
 
 
@@ -124,8 +126,8 @@ def _worded(criterion: Criterion) -> str:
 
 
 def is_planned(run: Run) -> bool:
-    """Whether the run has a plan, of which nothing was carried out yet."""
-    return run.plan is not None and not run.steps and run.finished is None
+    """Whether the run was only to have a plan, of which nothing was carried out yet."""
+    return run.plan is not None and not run.steps and run.is_paused
 
 
 def use(run: Run, path: StepPath) -> str:

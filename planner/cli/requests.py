@@ -22,7 +22,7 @@ from planner.cli.display import waits
 from planner.cli.ending import answers, reversals
 from planner.cli.exits import EXITS
 from planner.cli.options import Options
-from planner.cli.progress import is_planned, use
+from planner.cli.progress import use
 from planner.cli.questions import certified, shown
 from planner.cli.records import Record, journal_of, record, summaries
 from planner.cli.rows import question
@@ -179,11 +179,8 @@ def wake(options: Options) -> int:
 
 
 def _woken(options: Options, found: Record) -> int:
-    """Goes on with one run; a plan that was only made is carried out by nobody who did not ask for that."""
+    """Goes on with one run, if its assistant is still the one that it began with."""
     run = found.run
-    if is_planned(run) and not found.summary.requests:
-        terminal.say(f"left {run.id}, which is only planned; to carry it out: planner runs resume {run.id}")
-        return 0
     try:
         check_assistant(options, run)
     except UserError as error:

@@ -48,6 +48,8 @@ class Terms:
     done: frozenset[StepId] = frozenset()
     """The finished steps of the last plan."""
     is_lenient: bool = False
+    is_given: bool = False
+    """Whether a person wrote the plan: then it is not held against the words of the goal."""
     rates: Mapping[str, Rate] = field(default_factory=dict)
 
 
@@ -62,7 +64,9 @@ class Examined:
 
 def examine(plan: Plan, terms: Terms) -> Examined:
     """The plan after repairs, with a certificate or with what is wrong with it."""
-    mended, repairs = repaired(plan, terms.catalogue, goal=terms.goal, found=terms.found, kept=terms.kept)
+    mended, repairs = repaired(
+        plan, terms.catalogue, goal=terms.goal, found=terms.found, kept=terms.kept, is_given=terms.is_given
+    )
     found = tuple(_problems(mended, terms))
     if found:
         return Examined(mended, None, found)
@@ -89,8 +93,9 @@ def _problems(plan: Plan, terms: Terms) -> Iterator[Problem]:
             )
     yield from _undone(plan, terms)
     yield from _answer(plan, known)
-    yield from _coverage(plan, terms)
-    yield from _unused(plan, terms)
+    if not terms.is_given:
+        yield from _coverage(plan, terms)
+        yield from _unused(plan, terms)
     if terms.abandoned and in_order(plan.steps) == in_order(terms.abandoned):
         yield Problem(code="P-126", message="this plan did not reach the goal before: make a different one")
     if not terms.is_lenient:

@@ -171,6 +171,7 @@ def _terms(run: Run, plan: Plan) -> Terms:
         kept=() if is_given else kept_steps(run, stale_steps(run, plan)),
         abandoned=run.plan.steps if run.plan and not any(f.may_pass for f in run.failures) and not is_given else (),
         is_lenient=run.attempt >= len(LADDER) or is_given,
+        is_given=is_given,
         done=frozenset(step.id for step in kept_steps(run)),
         rates=setup.rates,
         failed=() if is_given else tuple(failure.step for failure in run.failures if not failure.may_pass),

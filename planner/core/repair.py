@@ -40,6 +40,7 @@ class _Draft:
     goal: str
     found: tuple[Named, ...]
     taken: set[StepId]
+    is_given: bool = False
     finished: list[Step] = field(default_factory=list)
     order: list[StepId] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
@@ -85,10 +86,14 @@ def repaired(
     goal: str = "",
     found: tuple[Named, ...] = (),
     kept: tuple[Step, ...] = (),
+    is_given: bool = False,
 ) -> tuple[Plan, tuple[Repair, ...]]:
-    """The plan as it was evidently meant, after the finished steps in `kept`, and what was changed."""
+    """The plan as it was evidently meant, after the finished steps in `kept`, and what was changed.
+
+    To one that `is_given`, by a person, nothing is added, and nothing of it is left out.
+    """
     taken = {step.id for step in (*kept, *plan.steps)}
-    draft = _Draft(catalogue=catalogue, goal=goal, found=found, taken=taken)
+    draft = _Draft(catalogue=catalogue, goal=goal, found=found, taken=taken, is_given=is_given)
     for step in kept:
         draft.add(step)
     draft.finished, draft.order = list(kept), []
@@ -98,9 +103,10 @@ def repaired(
         renamed[step.id] = draft.add(_mended(draft, moved))
     answer = f"${plan.steps[-1].id}" if kept and plan.steps and plan.answer is None else plan.answer
     draft.answer = _with_known_field(draft, with_names(answer, renamed), otherwise="None")
-    _write_what_was_asked(draft)
-    _answer_with_something(draft)
-    _drop_unused(draft, {step.id for step in kept})
+    if not is_given:
+        _write_what_was_asked(draft)
+        _answer_with_something(draft)
+        _drop_unused(draft, {step.id for step in kept})
     mended = plan.model_copy(update={"steps": tuple(draft.steps), "answer": draft.answer})
     return mended, tuple(draft.repairs)
 
@@ -379,7 +385,7 @@ def _with_known_field(draft: _Draft, value: Json, *, otherwise: str = "") -> Jso
     calls nothing looks the fact up in the record, and only when the field is really missing. What reads the record
     without a default is still skipped with it, unless the value is `otherwise` known.
     """
-    target = reference(value)
+    target = None if draft.is_given else reference(value)
     finder = next((c for c in draft.catalogue.values() if kinds.is_finder(c)), None)
     if target is None or finder is None or len(target[1]) != 1 or not isinstance(target[1][0], str):
         return value

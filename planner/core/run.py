@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from planner.core.catalog import Callee
 from planner.core.check import Certificate, Problem
@@ -70,7 +70,21 @@ RETRIABLE: frozenset[ErrorClass] = frozenset({"unavailable", "failed", "limit"})
 """What may go better the next time."""
 
 
-@dataclass(frozen=True, slots=True)
+if TYPE_CHECKING:
+    from dataclasses import replace as replace  # noqa: PLC0414 - others take it from here
+else:
+
+    def replace(value: object, /, **fields: object) -> object:
+        """The value with other fields, as `dataclasses.replace` makes it, but without making each one anew.
+
+        Every event replaces a run and a step of many fields, and that was most of what a fold did.
+        """
+        changed = object.__new__(type(value))
+        vars(changed).update(vars(value), **fields)
+        return changed
+
+
+@dataclass(frozen=True)
 class StepState:
     """What happened to one step, or to one item of a map."""
 
@@ -150,7 +164,7 @@ class Failure:
         return self.fault.error_class in {"unavailable", "limit"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Run:
     """Everything that is known of a run."""
 

@@ -8,8 +8,8 @@ Rules of the file:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeAlias, assert_never
 
@@ -79,6 +79,7 @@ from planner.core.run import (
     in_flight,
     is_taken_back,
     item_count,
+    replace,
     takes,
     undo_key,
     undo_path,
@@ -118,7 +119,7 @@ def evolve(run: Run | None, recorded: Recorded) -> Run:
     is_held = run.status in {"waiting", "paused"} and not in_flight(run)
     is_idle = is_held or isinstance(event, RunResumed | RunForked | UndoRequested)
     passed_s = 0.0 if is_idle else max(0.0, (recorded.at - run.at).total_seconds())
-    spent = replace(run.spent, seconds=run.spent.seconds + passed_s)
+    spent = dataclasses.replace(run.spent, seconds=run.spent.seconds + passed_s)
     return _settled(_applied(replace(run, at=recorded.at, run_seq=recorded.run_seq, spent=spent), event), event)
 
 
@@ -309,7 +310,7 @@ def _undoing(run: Run, event: UndoBegan) -> Run:
 
 def _stepped(run: Run, event: StepEvent) -> Run:
     if not run.is_cancelled and not isinstance(event, StepNudged):
-        # what a cancelled run did is taken back, whatever it was doing, and nobody says twice that a nested run goes on
+        # what a cancelled run did is taken back whatever it was doing, and a nudge does not come a second time
         _expect(run, "executing", event)
     if event.path not in run.steps and not _is_place(run, event.path):
         raise JournalError("J-204", f"`{event.type}` of `{event.path}`, which is no step of the plan")

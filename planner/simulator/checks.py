@@ -85,19 +85,19 @@ def _check_fold(schedule: Schedule) -> None:
 
 
 def _check_cancelled(world: World, finished: RunFinished) -> None:
-    left = {remainder.path for remainder in finished.left}
-    for deed in world.standing.values():
-        if deed.path not in left:
-            what = f"`{deed.path}` ({deed.callee}) stands, but only {sorted(left)} are told to be left"
+    """What stands is told to be left; what was taken back is told to be undone, or left where nobody knows."""
+    left = {own_path(remainder.path) for remainder in finished.left}
+    undone = {own_path(path) for path in finished.undone}
+    standing = {own_path(deed.path): deed.callee for deed in world.standing.values()}
+    for path, callee in standing.items():
+        if path not in left:
+            what = f"`{path}` ({callee}) stands, but only {sorted(left)} are told to be left"
             raise BrokenLawError("a cancelled run tells what is left", what)
-    for path in world.reversed:
-        if path not in left and path not in finished.undone:
-            raise BrokenLawError("a cancelled run tells what is left", f"`{path}` was taken back, and nobody says so")
-    for path in finished.undone:
-        if path not in world.reversed and path not in {deed.path for deed in world.standing.values()}:
-            continue  # it was in doubt and had not happened
-        if path not in world.reversed:
+        if path in undone and path not in world.reversed:
             raise BrokenLawError("a cancelled run tells what is left", f"`{path}` stands, and is told to be undone")
+    for path in world.reversed:
+        if path not in left | undone:
+            raise BrokenLawError("a cancelled run tells what is left", f"`{path}` was taken back, and nobody says so")
     is_whole = not any(deed.callee in REVERSIBLE for deed in world.standing.values())
     if is_whole and any(world.boxes.values()):
         raise BrokenLawError("what can be taken back is", f"the boxes hold {world.boxes}, not what they began with")

@@ -313,7 +313,7 @@ class _Draft:
             return {"then": then}
         if then != "fallback":
             return {"retry": retry, "then": then}
-        other = chance.choice(("text.upper", "box.note", "mail.send"))
+        other = chance.choice(("text.upper", "box.note", "box.add", "box.put"))
         args = {"text": "instead"} | ({"at": chance.choice(PLACES)} if other in AIMED else {})
         return {"retry": retry, "then": then, "fallback": {"use": other, "args": args}}
 
