@@ -271,8 +271,8 @@ async def drive(place: Path, crash: Crash | None, end: End) -> None:
     async with desk(place, crash) as assistant:
         if not any(one.run_id == RUN for one in await assistant.journal.runs()):
             await assistant.run("Tidy up", plan=PLAN, run_id=RUN, success="${'4' in answer}")
-        elif not await assistant.wake():
-            await assistant.resume(RUN)
+        else:
+            await assistant.wake()
 
 
 async def person(place: Path, crash: Crash | None, end: End) -> None:

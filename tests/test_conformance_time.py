@@ -216,7 +216,6 @@ def test_a_run_is_told_that_the_one_inside_it_has_ended_also_by_a_process_that_i
     assert (last["status"], last["lines"]) == ("unverified", ["waited", "waited, and then"])
 
 
-@pytest.mark.xfail(reason="the journal does not know when a run waits whose process was killed", strict=True)
 def test_a_run_whose_process_is_killed_while_it_waits_is_woken_when_its_time_has_come(tmp_path: Path) -> None:
     (last,) = found_by(tmp_path, "wait a little", 0 * DAY, MINUTE, killed=0 * DAY)
     assert (last["status"], last["lines"]) == ("unverified", ["after a while"])

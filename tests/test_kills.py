@@ -17,12 +17,11 @@ import time
 import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from planner import Assistant, Card, JournalError, Plan, Policy, Recorded, Rule, ScriptedModel, ToolContext, tool
+from planner import Assistant, Card, Plan, Policy, Recorded, Rule, ScriptedModel, ToolContext, tool
 from planner.core.events import FINAL, StepStarted, StepSucceeded
 from planner.core.state import fold
 from planner.journal import SqliteJournal
@@ -159,16 +158,8 @@ async def work(place: Path, rounds: int) -> None:
     """Goes on with whatever can, until all runs have ended."""
     async with assistant(place) as worker:
         while any(one.status not in FINAL for one in await worker.journal.runs(limit=100)):
-            await asyncio.gather(*(_woken(worker) for _ in range(WAKING)))
+            await asyncio.gather(*(worker.wake() for _ in range(WAKING)))
             await asyncio.sleep(0.02)
-
-
-async def _woken(worker: Assistant) -> None:
-    await worker.wake()
-    for one in await worker.journal.runs(limit=100):
-        if one.status == "waiting" and not one.is_live and one.parent is None:  # it was killed while it waited
-            with suppress(JournalError):  # somebody else was faster
-                await worker.resume(one.run_id)
 
 
 def forked(job: Callable[[Path, int], Coroutine[Any, Any, None]], place: Path, rounds: int) -> int:

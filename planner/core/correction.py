@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from planner.core import order
 from planner.core.catalog import Callee
@@ -14,12 +14,14 @@ from planner.core.plan import (
     Step,
     StepId,
     StepPath,
+    every_step,
     is_tolerated,
     own_path,
     reads,
     role_of,
     root_of,
     split_path,
+    stand_in,
 )
 from planner.core.run import (
     Run,
@@ -88,7 +90,8 @@ def superseded(run: Run, new: Plan) -> frozenset[StepId]:
 def superseded_by(run: Run, stale: Iterable[StepId]) -> frozenset[StepId]:
     """These steps of the accepted plan, those whose effects are being taken back, and all that were made from them.
 
-    Made from an effect is also what looked at the same thing later, and what changed it later and can be taken back.
+    Made from an effect is also what looked at the same thing later, and what changed it later and can be taken back;
+    and what did so to a thing that a step may change when it is done anew.
     """
     result = {*stale, *(root_of(path) for path in run.steps if is_taken_back(run, path))}
     made, changes = _made(run), list[tuple[Callee, order.Keys]]()
@@ -97,8 +100,17 @@ def superseded_by(run: Run, stale: Iterable[StepId]) -> frozenset[StepId]:
         is_after = any(_may_go(call[0]) and order.must_keep_order(change, call) for change in changes for call in own)
         if step.id in result or is_after or (reads(step) | frozenset(step.after)) & result:
             result.add(step.id)
-            changes += [call for call in own if not call[0].is_reading]
+            changes += [call for call in (*own, *_to_make(run, step)) if not call[0].is_reading]
     return frozenset(result)
+
+
+def _to_make(run: Run, step: Step) -> Iterator[tuple[Callee, order.Keys]]:
+    """The calls that a step may make when it is done anew, as far as the plan says what they touch."""
+    for one in every_step((step,)):
+        for call in (one, stand_in(one)) if one.on_error.fallback is not None else (one,):
+            if call.use is not None:
+                callee = run.started.setup.catalogue[call.use]
+                yield callee, order.keys(callee, call.args)
 
 
 def _made(run: Run) -> Mapping[StepId, list[tuple[Callee, order.Keys]]]:

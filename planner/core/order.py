@@ -61,6 +61,8 @@ def _normal(path: str) -> str:
 
 def may_conflict(first: Keys, second: Keys) -> bool:
     """Whether two calls may touch the same thing."""
+    if NOTHING in (first, second):
+        return False
     if first is None or second is None:
         return True
     return any(_meet(a, b) for a in first for b in second)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
@@ -207,6 +207,7 @@ def is_tolerated(step: Step, path: StepPath) -> bool:
 _PATH = re.compile(r"(?:(.*)/)?([^\[\]/~]+)(?:\[(0|[1-9][0-9]*)\])?(?:~(fallback|undo))?", re.DOTALL)
 
 
+@lru_cache(maxsize=4096)
 def _matched(path: StepPath) -> re.Match[str]:
     match = _PATH.fullmatch(path)
     if match is None:

@@ -120,10 +120,11 @@ def evolve(run: Run | None, recorded: Recorded) -> Run:
     is_idle = is_held or isinstance(event, RunResumed | RunForked | UndoRequested)
     passed_s = 0.0 if is_idle else max(0.0, (recorded.at - run.at).total_seconds())
     spent = dataclasses.replace(run.spent, seconds=run.spent.seconds + passed_s)
-    return _settled(_applied(replace(run, at=recorded.at, run_seq=recorded.run_seq, spent=spent), event), event)
+    before = replace(run, at=recorded.at, run_seq=recorded.run_seq, spent=spent)
+    return _settled(_applied(before, event), event, before=before)
 
 
-def _settled(run: Run, event: Event) -> Run:
+def _settled(run: Run, event: Event, *, before: Run) -> Run:
     """With what the event says was used: by models, by a priced tool, by a nested run."""
     usages: tuple[Usage, ...] = getattr(event, "usage", ()) if not isinstance(event, PlanProposed) else (event.usage,)
     used = [Amount(cost_usd=u.cost_usd, tokens=u.input_tokens + u.output_tokens, calls=0) for u in usages]
@@ -139,6 +140,9 @@ def _settled(run: Run, event: Event) -> Run:
     if isinstance(event, StepInDoubt):
         return _with_lost(run, event.path)
     if isinstance(event, StepSucceeded | StepFailed):
+        was = before.step(event.path)
+        is_told = was.status == "started" or was.held is NOTHING or bool(event.calls or event.usage)
+        run = run if is_told else _with_used(run, event.path, unsettled(run, event.path))
         return _released(run, event.path)
     return run
 

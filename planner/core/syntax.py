@@ -228,12 +228,20 @@ def _body(source: str) -> ast.expr:
         raise PlanError("P-210", f"longer than {MAX_SOURCE:,} characters", error_class="limit")
     python, _ = translated(source.strip(), 0)
     try:
-        return ast.parse(python, mode="eval").body
+        return _parsed(python).body
     except (SyntaxError, ValueError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else "not text that can be encoded"
         raise PlanError("P-201", f"is not an expression: {reason}") from None
     except (RecursionError, MemoryError):
         raise PlanError("P-210", "is nested too deeply", error_class="limit") from None
+
+
+def _parsed(python: str) -> ast.Expression:
+    """The tree. CPython counts its depth per process, and miscounts when another thread parses at that moment."""
+    try:
+        return ast.parse(python, mode="eval")
+    except SystemError:  # pragma: no cover - https://github.com/python/cpython/issues/106905 comes as it likes
+        return ast.parse(python, mode="eval")
 
 
 def _depth(body: ast.expr) -> int:

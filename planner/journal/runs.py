@@ -126,9 +126,9 @@ def release(db: sqlite3.Connection, lease: Lease, due_at: datetime | None) -> No
 
 
 def abandon(db: sqlite3.Connection, leases: Iterable[Lease]) -> None:
-    """Releases without a word on what comes next."""
+    """Releases without a word on what comes next: whoever looks for runs that can go on is to find out."""
     db.executemany(
-        "UPDATE runs SET owner = NULL WHERE run_id = ? AND token = ?",
+        "UPDATE runs SET owner = NULL, due_us = 0 WHERE run_id = ? AND token = ?",
         [(lease.run_id, lease.token) for lease in leases],
     )
 
@@ -149,10 +149,11 @@ def newest(db: sqlite3.Connection, *, limit: int, before: str | None) -> tuple[R
 
 
 def pending(db: sqlite3.Connection, now: datetime) -> tuple[RunSummary, ...]:
-    """The runs that nobody owns and that can go on, oldest first."""
+    """The runs that nobody owns and that can go on, oldest first; one whose owner was killed may be one."""
     can_go_on = """
         run IN (
-            SELECT run FROM unfinished_runs WHERE status = 'running' OR status = 'waiting' AND due_us <= ?
+            SELECT run FROM unfinished_runs
+            WHERE status = 'running' OR status = 'waiting' AND (due_us <= ? OR owner IS NOT NULL)
             UNION SELECT run FROM open_requests
         ) ORDER BY run"""
     found = _summaries(db.execute(_SUMMARY + can_go_on, (chain.to_us(now),)))

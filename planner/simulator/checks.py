@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 
 from planner.core.catalog import READING
-from planner.core.events import Recorded, RunFinished
+from planner.core.events import PlanAccepted, Recorded, RunFinished
 from planner.core.plan import own_path
 from planner.core.run import UNDECIDED, Run
 from planner.core.state import evolve
@@ -38,12 +38,14 @@ def check_end(schedule: Schedule) -> None:
 
 def _check_order(schedule: Schedule) -> None:
     """Of two deeds on one thing the plan's first one happened first; a halt stands between all effects."""
-    places = {deed.path: place_in(schedule.scenario.plan, own_path(deed.path)) for deed in schedule.world.deeds}
+    accepted = (recorded.event for recorded in schedule.journal.history)
+    plans = {event.revision: event.plan for event in accepted if isinstance(event, PlanAccepted)}
     for a, b in combinations(schedule.world.deeds, 2):
         if a.revision != b.revision or not _conflict(a, b):
             continue
-        first, second = (a, b) if places[a.path] <= places[b.path] else (b, a)
-        if places[a.path] != places[b.path] and first.ends >= second.begins:
+        place_a, place_b = (place_in(plans[deed.revision], own_path(deed.path)) for deed in (a, b))
+        first, second = (a, b) if place_a <= place_b else (b, a)
+        if place_a != place_b and first.ends >= second.begins:
             what = f"`{second.path}` ({second.callee}) came before `{first.path}` ({first.callee})"
             raise BrokenLawError("effects keep the order of the plan", what)
 
@@ -93,7 +95,7 @@ def _check_cancelled(world: World, finished: RunFinished) -> None:
         if path not in left:
             what = f"`{path}` ({callee}) stands, but only {sorted(left)} are told to be left"
             raise BrokenLawError("a cancelled run tells what is left", what)
-        if path in undone and path not in world.reversed:
+        if path in undone - left and path not in world.reversed:
             raise BrokenLawError("a cancelled run tells what is left", f"`{path}` stands, and is told to be undone")
     for path in world.reversed:
         if path not in left | undone:

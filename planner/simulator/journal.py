@@ -176,6 +176,7 @@ class Journal:
     def _end(self, path: StepPath, key: str, known: str) -> None:
         if key:
             self.known[key] = known
+            self.world.confirmed |= {key} if known == "succeeded" else set()
         if path in self._halts:
             revision, begins = self._halts.pop(path)
             self.world.halted(path, self.callee(path).name, revision=revision, begins=begins)

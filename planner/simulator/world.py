@@ -65,6 +65,10 @@ class World:
     used: dict[str, Amount] = field(default_factory=dict)
     nested: dict[str, int] = field(default_factory=dict)
     """The calls of nested runs, by key."""
+    ended: set[str] = field(default_factory=set)
+    """The keys of which the process knows an outcome, with what was used."""
+    confirmed: set[str] = field(default_factory=set)
+    """The keys that the journal knows to have succeeded."""
 
     def perform(self, command: Call, callee: Callee, given: Labelled, *, revision: int) -> Outcome:
         """Makes the call and gives its outcome."""
@@ -109,7 +113,8 @@ class World:
         if not kept:
             for box, entries in self.boxes.items():
                 self.boxes[box] = tuple(entry for entry in entries if entry[0] != own)
-        return StepSucceeded(path=path, value=Labelled())
+        calls = 0 if own in self.ended else self.nested.get(own, 0)
+        return StepSucceeded(path=path, value=Labelled(), calls=calls)
 
     def keeps(self, callee: Callee, given: Labelled) -> tuple[str, str] | None:
         """The box that a call is about to overwrite, and the blob that holds what is in it."""
@@ -123,6 +128,8 @@ class World:
 
     def learned(self, outcome: Outcome, key: str) -> None:
         """The process knows the outcome: what fails or waits only so often gets on."""
+        if not isinstance(outcome, StepParked):
+            self.ended.add(key)
         if not isinstance(outcome, StepSucceeded):
             self.settled[key] = self.settled.get(key, 0) + 1
 
@@ -206,7 +213,8 @@ class World:
         """What came later to the same box is taken back first."""
         for other in self.standing.values():
             is_later = other.begins > deed.begins and meets(other.touches, deed.touches)
-            if is_later and other.callee in REVERSIBLE and f"{other.key}-undo" not in self.tried:
+            is_known = other.key in self.confirmed and f"{other.key}-undo" not in self.tried
+            if is_later and is_known and other.callee in REVERSIBLE:
                 what = f"`{deed.path}` is taken back while the later `{other.path}` stands"
                 raise BrokenLawError("effects are taken back in reverse order", what)
 
