@@ -86,7 +86,7 @@ def test_a_callee_may_touch_anything_or_nothing() -> None:
         ({"file:b", "order:1"}, {"file:a", "order:1"}, True),
         (set(), {"file:a"}, False),
         (None, {"file:a"}, True),
-        (None, set(), True),
+        (None, set(), False),
         (None, None, True),
     ],
 )
