@@ -83,13 +83,13 @@ def put(id_: str, name: Json, **fields: Any) -> Step:
     return step(id_, "store.put", {"name": name, "text": "x"}, **fields)
 
 
-def called(path: str, key: str = "", **arguments: Json) -> tuple[Event, ...]:
+def called(path: str, key: str = "", /, **arguments: Json) -> tuple[Event, ...]:
     """A call under way."""
     resolved = StepResolved(path=path, arguments=Labelled(value=arguments))
     return resolved, StepStarted(path=path, attempt=1, key=key or f"k-{path}")
 
 
-def made(path: str, key: str = "", **arguments: Json) -> tuple[Event, ...]:
+def made(path: str, key: str = "", /, **arguments: Json) -> tuple[Event, ...]:
     """A call that succeeded."""
     return (*called(path, key, **arguments), StepSucceeded(path=path, value=value()))
 
@@ -259,6 +259,24 @@ def test_what_looked_at_or_changed_the_same_thing_after_a_superseded_effect_is_s
     assert superseded_by(run, ()) == frozenset()
 
 
+def test_what_an_effect_will_touch_when_it_is_done_anew_supersedes_what_did_so_already(
+    given: Given, accepted: Accepted, every: Callees
+) -> None:
+    steps = (put("s1", "$inputs.x"), step("s2", "store.look", {"name": "b"}), put("s3", "c"), step("s4"))
+    done = (*made("s1", name="a"), *made("s2", name="b"), *made("s3", name="c"), *made("s4", path="s4"))
+    run = then(steerable(given, accepted, every, *steps), *done)
+    assert run.plan is not None
+    for name, stale in (("b", {"s2"}), ("c", {"s3"}), ("d", set()), (7, {"s2", "s3"}), ({"y": 1}, {"s2", "s3"})):
+        other = run.plan.model_copy(update={"inputs": {"x": name, "y": 1}})
+        assert superseded(run, other) == {"s1", *stale}
+    inserted = run.plan.model_copy(update={"steps": (steps[0], put("s5", "$inputs.x.z"), *steps[1:])})
+    assert superseded(run, inserted) == {"s2", "s3"}
+    behind = run.plan.model_copy(update={"steps": (*steps, put("s5", "b"))})
+    assert superseded(run, behind) == frozenset()
+    anything = run.plan.model_copy(update={"steps": (step("s5", "shell.run", {"text": "x"}), *steps)})
+    assert superseded(run, anything) == {"s1", "s2", "s3", "s4"}
+
+
 def test_what_cannot_be_taken_back_stays_after_what_anything_may_have_changed(
     given: Given, accepted: Accepted, every: Callees
 ) -> None:
@@ -283,7 +301,7 @@ def test_a_correction_keeps_what_it_does_not_touch_as_it_is(given: Given, accept
         StepSucceeded(path="s6", value=value(0)),
         StepFailed(path="s5", fault=LOST),
     )
-    run = corrected(run, inputs={"x": 2})
+    run = corrected(run, inputs={"x": "c"})
     assert run.given is not None
     assert stale_steps(run, run.given) == {"s1"}
     run = passed(then(run, UndoBegan(paths=("s1",))), run.given)

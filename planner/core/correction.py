@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias
 
 from planner.core import order
 from planner.core.catalog import Callee
 from planner.core.events import Remainder, Steered
-from planner.core.labels import Json
+from planner.core.expr import names, resolve
+from planner.core.labels import Json, Labelled
 from planner.core.plan import (
     Plan,
     Step,
     StepId,
     StepPath,
-    every_step,
     is_tolerated,
     own_path,
     reads,
     role_of,
     root_of,
     split_path,
-    stand_in,
 )
+from planner.core.reach import planned
 from planner.core.run import (
     Run,
     StepState,
@@ -35,6 +36,7 @@ from planner.core.run import (
     kept_steps,
     last_path,
 )
+from planner.errors import PlanError
 
 # plans ------------------------------------------------------------------------------------------------------
 
@@ -84,38 +86,76 @@ def superseded(run: Run, new: Plan) -> frozenset[StepId]:
     old = run.plan or Plan()
     changed = {key for key in old.inputs.keys() | new.inputs.keys() if old.inputs.get(key) != new.inputs.get(key)}
     stale = {step.id for step in old.steps if step not in new.steps or any(reads_input(step, key) for key in changed)}
-    return superseded_by(run, stale)
+    return _closed(run, stale, new)
 
 
 def superseded_by(run: Run, stale: Iterable[StepId]) -> frozenset[StepId]:
-    """These steps of the accepted plan, those whose effects are being taken back, and all that were made from them.
+    """These steps of the accepted plan, those that are being taken back, and all that were made from them."""
+    return _closed(run, stale, Plan())
 
-    Made from an effect is also what looked at the same thing later, and what changed it later and can be taken back;
-    and what did so to a thing that a step may change when it is done anew.
+
+Calls: TypeAlias = list[tuple[Callee, order.Keys]]
+
+
+def _closed(run: Run, stale: Iterable[StepId], new: Plan) -> frozenset[StepId]:
+    """The stale steps of the accepted plan with all that were made from them.
+
+    Made from an effect is also what looked at the same thing later, and what changed it later and can be taken back:
+    after the effects that they had, and in the new plan after those that they may have when they run again.
     """
+    old = run.plan.steps if run.plan is not None else ()
     result = {*stale, *(root_of(path) for path in run.steps if is_taken_back(run, path))}
-    made, changes = _made(run), list[tuple[Callee, order.Keys]]()
-    for step in run.plan.steps if run.plan is not None else ():  # a step follows only earlier ones: one pass will do
+    made, size = _made(run), -1
+    had = {id_: _effects(calls) for id_, calls in made.items()}
+    while len(result) > size:
+        size = len(result)
+        _spread(old, result, made, had)
+        again = [step for step in new.steps if step.id in result or step not in old]
+        coming = {step.id: _effects(_planned(run, step, new.inputs)) for step in again}
+        _spread(new.steps, result, made, coming)
+    return frozenset(result) & {step.id for step in old}
+
+
+def _spread(
+    steps: tuple[Step, ...], stale: set[StepId], made: Mapping[StepId, Calls], changes: Mapping[StepId, Calls]
+) -> None:
+    """Adds to the stale steps those that read or waited for one, or touched later what one changes."""
+    changed: Calls = []
+    for step in steps:  # a step follows only earlier ones: one pass will do
         own = made.get(step.id, [])
-        is_after = any(_may_go(call[0]) and order.must_keep_order(change, call) for change in changes for call in own)
-        if step.id in result or is_after or (reads(step) | frozenset(step.after)) & result:
-            result.add(step.id)
-            changes += [call for call in (*own, *_to_make(run, step)) if not call[0].is_reading]
-    return frozenset(result)
+        is_after = any(_may_go(call[0]) and order.must_keep_order(change, call) for change in changed for call in own)
+        if is_after or (reads(step) | frozenset(step.after)) & stale:
+            stale.add(step.id)
+        changed += changes.get(step.id, []) if step.id in stale or step.id not in made else []
 
 
-def _to_make(run: Run, step: Step) -> Iterator[tuple[Callee, order.Keys]]:
-    """The calls that a step may make when it is done anew, as far as the plan says what they touch."""
-    for one in every_step((step,)):
-        for call in (one, stand_in(one)) if one.on_error.fallback is not None else (one,):
-            if call.use is not None:
-                callee = run.started.setup.catalogue[call.use]
-                yield callee, order.keys(callee, call.args)
+def _effects(calls: Calls) -> Calls:
+    return [call for call in calls if not call[0].is_reading]
 
 
-def _made(run: Run) -> Mapping[StepId, list[tuple[Callee, order.Keys]]]:
+def _planned(run: Run, step: Step, inputs: Mapping[str, Json]) -> Calls:
+    """The calls that a step may make, with what they touch as far as the plan and its inputs say."""
+    calls = planned((step,), run.started.setup.catalogue)
+    return [(one.callee, _may_touch(one.callee, one.args, inputs)) for one in calls]
+
+
+def _may_touch(callee: Callee, args: Mapping[str, Json], inputs: Mapping[str, Json]) -> order.Keys:
+    """What a call touches; where that is not known yet, anything of the kinds that it can touch."""
+    seen = {"inputs": Labelled(value=dict(inputs))}
+    given = {name: value for name, value in args.items() if names(value) <= seen.keys()}
+    try:
+        touched = order.keys(callee, {**args, **{name: resolve(value, seen).value for name, value in given.items()}})
+    except PlanError:  # the step will fail, and touch nothing; that is for it to say
+        touched = None
+    templates = callee.declaration.resource
+    if touched is not None or templates is None:
+        return touched
+    return frozenset(f"{template.partition(':')[0].casefold()}:**" for template in templates)
+
+
+def _made(run: Run) -> Mapping[StepId, Calls]:
     """The calls of each step that had, or may have had, their effect, or gave what they looked at."""
-    found: dict[StepId, list[tuple[Callee, order.Keys]]] = {}
+    found: dict[StepId, Calls] = {}
     for path, state in run.steps.items():
         callee = callee_of(run, path)
         is_seen = state.status == "succeeded" and bool(state.attempt)

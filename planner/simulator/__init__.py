@@ -20,7 +20,16 @@ __all__ = ["Divergence", "Outcome", "simulate", "simulate_many"]
 
 CHUNK = 50
 """Seeds that a process is given at once."""
-FAULTS = (PlannerError, LookupError, ValueError, TypeError, AttributeError, AssertionError, RecursionError)
+FAULTS = (
+    PlannerError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 """What a mistake in the core raises."""
 
 

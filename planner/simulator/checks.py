@@ -6,6 +6,7 @@ from itertools import combinations
 
 from planner.core.catalog import READING
 from planner.core.events import PlanAccepted, Recorded, RunFinished
+from planner.core.labels import Json
 from planner.core.plan import own_path
 from planner.core.run import UNDECIDED, Run
 from planner.core.state import evolve
@@ -108,7 +109,9 @@ def _check_cancelled(world: World, finished: RunFinished) -> None:
 def _check_corrected(schedule: Schedule) -> None:
     """An outcome is that of the inputs as they were last corrected."""
     run = schedule.run
-    corrected = {key: value for correction in run.corrections for key, value in correction.inputs.items()}
+    corrected: dict[str, Json] = {}
+    for correction in run.corrections:
+        corrected |= {**(correction.plan.inputs if correction.plan is not None else {}), **correction.inputs}
     is_outcome = run.finished is not None and run.finished.status in {"completed", "unverified"}
     inputs = run.plan.inputs if run.plan is not None else {}
     if is_outcome and any(inputs[key] != value for key, value in corrected.items()):

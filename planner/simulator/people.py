@@ -78,6 +78,14 @@ def _instead(step: Step, revision: int) -> Step:
     return Step(id=step.id, use="text.upper", args=args, on_error=OnError(then="skip"), budget=step.budget)
 
 
+def shortened(run: Run) -> Plan | None:
+    """The plan without its last step, as a person corrects it; None where there would be nothing left."""
+    if run.plan is None or len(run.plan.steps) < 2 or not isinstance(run.plan.answer, dict):
+        return None
+    answer = {name: value for name, value in run.plan.answer.items() if name != run.plan.steps[-1].id}
+    return Plan(inputs=run.plan.inputs, steps=run.plan.steps[:-1], answer=answer)
+
+
 def judged(scenario: Scenario, run: Run, command: AskValidator) -> ReviewPassed | ReviewFailed | ReviewInconclusive:
     """What a judge makes of the outcome."""
     match scenario.fate(run.revision, "judges", of=4):

@@ -57,12 +57,14 @@ from planner.core.run import Run
 from planner.core.setup import Criterion
 from planner.simulator.journal import Journal
 from planner.simulator.laws import BrokenLawError
-from planner.simulator.people import PERSON, answered, judged, probed, proposed
+from planner.simulator.people import PERSON, answered, judged, probed, proposed, shortened
 from planner.simulator.scenarios import EVENTS, PLACES, Course, Scenario
 from planner.simulator.world import Outcome, World
 
 MOST_TURNS = 5_000
 """Turns in which an event comes or not, far more than the most events."""
+LONGEST_S = 3600.0
+"""A pause between attempts; where they do not end, calendars would."""
 MOST_UNREAD = 3
 """Events that come before anybody waits for them."""
 Option: TypeAlias = Callable[[], None]
@@ -195,7 +197,7 @@ class Schedule:
             case Call():
                 self._start(command)
             case ScheduleRetry(path=path, attempt=attempt, delay_s=delay_s):
-                due = self.journal.now + timedelta(seconds=delay_s)
+                due = self.journal.now + timedelta(seconds=min(delay_s, LONGEST_S))
                 self.journal.append(RetryScheduled(path=path, attempt=attempt, due=due))
             case StartTimer(path=path, due=due):
                 self.journal.now = max(self.journal.now, due)
@@ -334,7 +336,8 @@ class Schedule:
         changes: dict[str, Json] = {"x": f"x{self.run.run_seq}", "at": chance.choice(PLACES)}
         name = chance.choice(("x", "at"))
         text = "otherwise" if self.scenario.is_planned and chance.random() < 0.5 else ""
-        self.journal.append(Steered(by=PERSON, text=text, inputs={name: changes[name]}))
+        plan = None if self.scenario.is_calm or chance.random() < 0.7 else shortened(self.run)
+        self.journal.append(Steered(by=PERSON, text=text, inputs={name: changes[name]}, plan=plan))
 
     def _send_early(self, chance: Random) -> None:
         other = 1 if self.scenario.is_calm else 99  # in a calm course, events of one name say one thing
