@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from planner.core.events import BudgetRefused, Usage
-from planner.core.ledger import Amount
+from planner.core.ledger import NOTHING, Amount, refusal
 from planner.journal import Lease
 from planner.outcomes import used
 from planner.outside import Outside
+
+POLL_S = 0.1
+"""How often a call that waits for what others hold looks again."""
 
 
 @asynccontextmanager
@@ -23,8 +27,11 @@ async def held(
         return
     now = outside.clock()
     limits = {f"{name}/{now:%Y-%m-%d}": budget for name, budget in outside.accounts.items()}
-    refused = await outside.journal.reserve(lease, key, amount, limits, at=now)
-    if refused is not None:
+    while (refused := await outside.journal.reserve(lease, key, amount, limits, at=now)) is not None:
+        spent_by = await outside.journal.accounts(limits)
+        if all(refusal(limits[name], spent_by[name], NOTHING, amount) is None for name in limits):
+            await asyncio.sleep(POLL_S)  # others hold what they may not need
+            continue
         account, _, reason = refused.partition(": ")
         yield BudgetRefused(account=account, reason=reason)
         return

@@ -256,7 +256,9 @@ class Assistant:
         `resume` carries the plan out. Raises what `run` raises.
         """
         started = await self._started(goal, as_ or Principal(name=user_name()), success=success, plan=plan)
-        return await self._runner.begin(started, new_run_id(), observe, until=lambda run: run.phase != "planning")
+        setup = started.setup.model_copy(update={"is_only_planned": True})
+        only_planned = started.model_copy(update={"setup": setup})
+        return await self._runner.begin(only_planned, new_run_id(), observe)
 
     async def rehearse(
         self,

@@ -19,7 +19,7 @@ from functools import partial
 from operator import is_
 from typing import assert_never
 
-from planner import agents
+from planner import agents, nesting
 from planner.accounts import held
 from planner.cards import answered, card_of, fitted
 from planner.core import order
@@ -42,7 +42,6 @@ from planner.core.events import (
     CancelRequested,
     ContentKept,
     Event,
-    Fault,
     HumanAnswered,
     PlannerFailed,
     Recorded,
@@ -67,7 +66,7 @@ from planner.core.values import View, answer
 from planner.errors import JournalError, ModelError, PlanError, ToolError
 from planner.journal import Lease, Request
 from planner.llm.model import Completion
-from planner.outcomes import child_id, ended, fault_of, is_up, is_vital, late, started, words
+from planner.outcomes import child_id, fault_of, is_up, is_vital, late, started, words
 from planner.outside import Outside
 from planner.slots import CircuitOpenError
 from planner.tools import ToolContext, ToolInDoubt
@@ -76,8 +75,6 @@ RENEW_S = 10.0
 """How often the lease is renewed: a third of its life."""
 ILLEGAL = frozenset({"J-203", "J-204"})
 """What a request is refused for: the run is not in a state where that could happen."""
-UNBEGUN = frozenset({"J-102", "J-201"})
-"""There is no such run, or its process ended before it had a first event."""
 
 
 class Engine:
@@ -124,11 +121,11 @@ class Engine:
                 if not any(map(self._is_busy, self._tasks)) and not self._has_post:
                     break
                 await self._wait()
-            return self._run
         finally:
             await self._stop(*beside, *self._tasks.values())
             async with self._turn:  # an append under way goes on to its end
                 pass
+        return self._run
 
     async def cancel(self, by: str) -> None:
         """Ask the run to stop; calls under way get some seconds, then count as in doubt."""
@@ -196,7 +193,8 @@ class Engine:
         if self._run.is_cancelled and self._stops_at is None:
             self._stops_at = asyncio.get_running_loop().time() + self._outside.grace_s
             await self._cancel_nested()
-        has_begun = any(isinstance(c, Call) and role_of(c.path) == "call" for c in self._tasks)
+        calls = (c for c in self._tasks if isinstance(c, Call) and not self._is_nested(c))
+        has_begun = any(role_of(command.path) == "call" for command in calls)
         try:
             async with asyncio.timeout_at(self._stops_at if has_begun else None):
                 await self._changed.wait()
@@ -283,10 +281,11 @@ class Engine:
             case ScheduleRetry():
                 jitter = random.uniform(0.5, 1.5)  # noqa: S311 - spreads retries, hides nothing
                 due = self._outside.clock() + timedelta(seconds=command.delay_s * jitter)
-                await self._append(RetryScheduled(path=command.path, attempt=command.attempt, due=due))
+                scheduled = RetryScheduled(path=command.path, attempt=command.attempt, due=due)
+                await self._append(scheduled, provided=self._wanting(command))
             case StartTimer():
                 await asyncio.sleep(max(0.0, (command.due - self._outside.clock()).total_seconds()))
-                await self._append(TimerFired(path=command.path))
+                await self._append(TimerFired(path=command.path), provided=self._wanting(command))
             case AskValidator():
                 await self._ask_validator(command)
             case Record():
@@ -335,11 +334,12 @@ class Engine:
             completions.extend(used)
         usage = await self._kept(completions)
         if unmet:
-            await self._append(ReviewFailed(criteria=tuple(unmet), usage=usage))
+            event: Event = ReviewFailed(criteria=tuple(unmet), usage=usage)
         elif unknown:
-            await self._append(ReviewInconclusive(criteria=tuple(unknown), usage=usage))
+            event = ReviewInconclusive(criteria=tuple(unknown), usage=usage)
         else:
-            await self._append(ReviewPassed(criteria=tuple(c.id for c in criteria), usage=usage))
+            event = ReviewPassed(criteria=tuple(c.id for c in criteria), usage=usage)
+        await self._append(event, provided=self._wanting(command))
 
     async def _kept(self, completions: Sequence[Completion]) -> tuple[Usage, ...]:
         """The usage of each completion, its exchange stored."""
@@ -353,12 +353,12 @@ class Engine:
 
     async def _call(self, command: Call) -> None:
         callee = self._callee(command.path)
+        if callee.kind == "plan":  # what it calls takes places, and room on accounts, of its own
+            await self._made(command, callee, [])
+            return
         async with held(self._outside, self._lease, command.path, command.held) as spent:
             if isinstance(spent, BudgetRefused):
                 await self._append(spent, provided=_is_unfinished)
-                return
-            if callee.kind == "plan":  # what it calls takes places of its own
-                await self._made(command, callee, spent)
                 return
             try:
                 async with self._outside.slots.place(
@@ -381,7 +381,8 @@ class Engine:
         try:
             outcome = await self._outcome(command, callee)
         except asyncio.CancelledError:
-            await self._append(StepInDoubt(path=command.path, reason="stopped while under way"))
+            doubt = StepInDoubt(path=command.path, reason="stopped while under way")
+            await self._append(StepParked(path=command.path) if callee.kind == "plan" else doubt)
             raise
         self._outside.slots.report(callee.name, ok=is_up(outcome))
         if isinstance(outcome, StepSucceeded | StepFailed):
@@ -393,7 +394,7 @@ class Engine:
         began = self._outside.clock()
         try:
             if callee.kind == "plan":
-                return await self._nested(command)
+                return await nesting.outcome(self._outside.nested, self._run, command, callee)
             async with asyncio.timeout(command.timeout_s):
                 if callee.kind == "agent":
                     role, play = agents.ROLES[callee.name]
@@ -421,26 +422,6 @@ class Engine:
             await self._outside.toolbox.undo(callee.name, arguments, context)
             return None
         return await self._outside.toolbox.call(callee.name, arguments, context)
-
-    async def _nested(self, command: Call) -> StepSucceeded | StepFailed | StepParked:
-        """What became of the run that the step is."""
-        nested, path = self._outside.nested, command.path
-        if nested is None:
-            fault = Fault(code="T-208", error_class="invalid", message="this engine runs no nested goals")
-            return StepFailed(path=path, fault=fault, attempt=command.attempt)
-        if role_of(path) == "undo":
-            try:
-                child = await nested.undo(child_id(self._run, command), by=self._run.id)
-            except JournalError as error:
-                if error.code not in UNBEGUN:
-                    raise
-                return StepSucceeded(path=path, value=Labelled())
-        else:
-            given = self._arguments(path)
-            allow = given.get("allow")
-            names = tuple(map(str, allow)) if isinstance(allow, list) else ("*",)
-            child = await nested.run(self._run, command, goal=str(given["goal"]), allow=names)
-        return ended(child, command)
 
     async def _probe(self, command: Probe) -> bool | None:
         """Whether the call happened; of one that takes back, whether the effect is gone."""
@@ -486,7 +467,11 @@ class Engine:
         if decided is None:
             self._parked.add(command)
             return
-        event = fitted(card, answered(card, decided, by=self._outside.approver_name))
+        try:
+            event = fitted(card, answered(card, decided, by=self._outside.approver_name))
+        except PlanError:  # it stays open, for whoever can answer it
+            self._parked.add(command)
+            return
         is_wanted = self._wanting(command)  # and it is this question: the next plan may ask another one at that path
         await self._append(event, provided=lambda run: run.step(card.path).asked == card.asked and is_wanted(run))
 

@@ -24,6 +24,7 @@ from planner.core.events import (
 from planner.core.labels import Labelled
 from planner.core.ledger import Amount
 from planner.core.plan import role_of
+from planner.core.policy import attest
 from planner.core.run import Run
 from planner.core.state import callee_at
 from planner.errors import PlannerError
@@ -45,18 +46,19 @@ def child_id(run: Run, command: Call) -> str:
     return f"{run.id}.{command.key[:8]}"
 
 
-def ended(child: Run, command: Call) -> StepSucceeded | StepFailed | StepParked:
-    """What a nested run is for the step that it is."""
+def ended(child: Run, command: Call, callee: Callee, given: Labelled) -> StepSucceeded | StepFailed | StepParked:
+    """What a nested run is for the step that it is: what it gives is worth no more than the callee declares."""
     if child.finished is None:
         return StepParked(path=command.path)
     cost_usd = None if child.spent.unpriced else child.spent.cost_usd
     usage = (Usage(output_tokens=child.spent.tokens, cost_usd=cost_usd, model=f"run {child.id}"),)
     calls = child.spent.calls
-    is_taken_back = role_of(command.path) == "undo" and child.status == "cancelled"
-    if is_taken_back and not child.finished.left:
+    is_undo = role_of(command.path) == "undo"
+    if is_undo and child.status == "cancelled" and not child.finished.left:
         return StepSucceeded(path=command.path, value=Labelled())
-    if child.status in {"completed", "unverified"}:
-        value = child.finished.result
+    if not is_undo and child.status in {"completed", "unverified"}:
+        result, told = child.finished.result, attest(callee, given, child.finished.result.value)
+        value = Labelled(value=result.value, label=told.overall().joined(result.overall()))
         return StepSucceeded(path=command.path, value=value, usage=usage, calls=calls)
     left = ", ".join(f"{one.path}: {one.reason}" for one in child.finished.left)
     what = f"run {child.id} ended as {child.status}: {child.finished.reason or left}"

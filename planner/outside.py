@@ -19,6 +19,8 @@ from planner.prompts import Prompt
 from planner.slots import Slots
 from planner.tools import Toolbox
 
+UNBEGUN = frozenset({"J-102", "J-201"})
+"""There is no such run, or its process ended before it had a first event."""
 GRACE_S = 5.0
 """How long calls under way may go on after a run was cancelled."""
 PATIENCE_S = 60.0

@@ -63,7 +63,7 @@ def outside(real: Outside, run: Run) -> Outside:
             real.observe(recorded)
 
     asking = _asking(real.approver)
-    return replace(real, toolbox=stage, approver=asking, approver_name=WHO, observe=observe, clock=clock)
+    return replace(real, toolbox=stage, approver=asking, approver_name=WHO, observe=observe, clock=clock, accounts={})
 
 
 def _keys(run: Run, path: StepPath) -> order.Keys:

@@ -22,7 +22,6 @@ from planner.core.events import (
     BlobId,
     CancelRequested,
     Event,
-    PauseRequested,
     Recorded,
     RunFinished,
     RunResumed,
@@ -31,13 +30,14 @@ from planner.core.events import (
     StepNudged,
     UndoRequested,
 )
+from planner.core.ledger import NOTHING, Spent, rest
 from planner.core.run import Run
 from planner.core.setup import Parent
 from planner.core.state import evolve, fold
-from planner.engine import UNBEGUN, Engine
-from planner.errors import JournalError, UserError
+from planner.engine import Engine
+from planner.errors import JournalError, PlannerError, UserError
 from planner.journal import Journal, Lease, Request, Requestable
-from planner.outside import Outside
+from planner.outside import UNBEGUN, Outside
 
 MAX_DEPTH = 3
 """Runs inside runs: a planner that delegates what it was given would not end."""
@@ -68,6 +68,8 @@ class Runner:
         self._telemetry = telemetry
         self._clock = clock
         self._running: dict[str, Engine] = {}
+        self._stopping: dict[str, str] = {}
+        """Nested runs that are to be stopped as soon as they begin, and by whom."""
 
     @property
     def _journal(self) -> Journal:
@@ -81,24 +83,15 @@ class Runner:
         *,
         until: Callable[[Run], bool] | None = None,
     ) -> Run:
-        """The new run, as far as it could be taken; one that was to come only so far is paused there.
+        """The new run, as far as it could be taken.
 
         Raises `JournalError` J-101 if there is one of that id.
         """
         lease = await self._created(run_id)
         async with self._owning(lease) as leaving:
             run = await self._driven(lease, (), started, observe, until=until)
-            if until is not None and run.finished is None:
-                run = await self._paused(lease, run, observe)
             leaving.append(run)
         return run
-
-    async def _paused(self, lease: Lease, run: Run, observe: Observer | None) -> Run:
-        """The run, with which nobody goes on who was not asked to."""
-        pause = PauseRequested(by=run.started.principal.name)
-        (newest,) = await self._journal.append(lease, run.run_seq, [pause], at=self._clock(), status="paused")
-        _observers(observe, self._telemetry)(newest)
-        return evolve(run, newest)
 
     async def _created(self, run_id: str) -> Lease:
         """The lease on a new run, or on one whose process ended before it had a first event."""
@@ -169,11 +162,17 @@ class Runner:
         """Goes on with every run that can: its process ended, its time came, or somebody asked something of it."""
         woken: dict[str, Run] = {}
         tried: set[str] = set()
+        failed: list[PlannerError] = []
         while due := [s.run_id for s in await self._journal.pending(self._clock()) if s.run_id not in tried]:
             for run_id in due:
                 tried.add(run_id)
-                with suppress_live():
+                try:
                     woken[run_id] = await self.go_on(run_id, observe)
+                except PlannerError as error:  # one bad run keeps nobody else from going on
+                    if error.code != "J-103":
+                        failed.append(error)
+        if failed and not woken:
+            raise failed[0]
         return tuple(woken.values())
 
     async def stop(self, run_id: str, *, by: str) -> bool:
@@ -211,12 +210,16 @@ class Runner:
             request: Requestable = UndoRequested(by=by) if run.finished is not None else CancelRequested(by=by)
             await self._journal.post(run_id, request, at=self._clock())
         with suppress_live():
-            await self._gone_on(run_id)
+            run = await self._gone_on(run_id)
+            if run.finished is not None and not run.is_cancelled:  # it ended before it could be stopped
+                await self._journal.post(run_id, UndoRequested(by=by), at=self._clock())
+                await self._gone_on(run_id)
         return fold(await self.history(run_id))
 
     async def cancel(self, run_id: str, *, by: str) -> None:
-        """Asks a run that is under way here to stop."""
-        await self.stop(run_id, by=by)
+        """Asks a run that is under way here to stop, or that is about to be."""
+        if not await self.stop(run_id, by=by):
+            self._stopping[run_id] = by
 
     async def _child(self, parent: Run, command: Call, goal: str, allow: tuple[str, ...]) -> RunStarted:
         """Its first event: the parent's rights or fewer, and a budget out of the parent's."""
@@ -234,6 +237,10 @@ class Runner:
             "budget": command.limits,
             "depth": setup.depth + 1,
             "on_ask": setup.on_ask,
+            "agents": {
+                name: rest(budget, parent.accounts.get(name, Spent()), NOTHING)
+                for name, budget in setup.agents.items()
+            },
             "workspace": setup.workspace,
         }
         return own.model_copy(
@@ -288,7 +295,11 @@ class Runner:
         run = fold([*history, *newest])
         engine = self._running[run.id] = Engine(self._outside(run, told), lease, run)
         try:
+            if run.id in self._stopping:
+                await engine.cancel(self._stopping.pop(run.id))
             run = await engine.drive(until)
+            if run.is_cancelled and run.finished is None and decide(run):  # asked for as the engine was leaving
+                run = await engine.drive(until)
             if until is _is_ending and _is_ending(run):
                 await self._tell_parent(run)
                 run = await engine.drive()
@@ -297,7 +308,8 @@ class Runner:
             del self._running[run.id]
 
     async def _first(self, lease: Lease, history: Sequence[Recorded], event: Event) -> tuple[Recorded, ...]:
-        return await self._journal.append(lease, len(history), [event], at=self._clock())
+        status = fold(history).status if history else "running"  # to be resumed alone makes nothing of a wait
+        return await self._journal.append(lease, len(history), [event], at=self._clock(), status=status)
 
 
 def _is_ending(run: Run) -> bool:
@@ -368,7 +380,7 @@ async def forked(
                 [event],
                 at=recorded.at,
                 durable=recorded is events[-1],
-                status=run.status,
+                status=run.status if recorded is events[-1] else "paused",  # nobody wakes half a fork
             )
     finally:
         await journal.release(lease, due_at=run.due() if run is not None else None)

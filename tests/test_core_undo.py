@@ -33,8 +33,6 @@ from planner.core.events import (
     Steered,
     StepFailed,
     StepInDoubt,
-    StepNudged,
-    StepParked,
     StepProbed,
     StepResolved,
     StepStarted,
@@ -354,42 +352,6 @@ def test_what_may_or_may_not_be_taken_back_is_left_and_told(given: Given, accept
     assert ended(run).left == (Remainder(path="s1", reason="nobody knows whether it happened"),)
 
 
-# nested runs -------------------------------------------------------------------------------------------------
-
-
-def test_a_nested_run_takes_back_its_part_whatever_became_of_it(
-    given: Given, accepted: Accepted, every: Callees
-) -> None:
-    for events in ((StepParked(path="s1"),), (gave("s1"),), (StepFailed(path="s1", fault=LOST),), (RESUMED,)):
-        run = given(*accepted(step("s1", "plan.goal"), callees=every), *called("s1"), *events, CANCEL)
-        began = UndoBegan(paths=("s1",))
-        assert the(decide(run)) == Record(began)
-        (call,) = decide(then(run, began))
-        assert isinstance(call, Call)
-        assert (call.path, call.callee, call.held) == ("s1~undo", "plan.goal", ONE_CALL)
-
-
-def test_a_nested_run_that_takes_its_time_to_take_back_may_park(
-    given: Given, accepted: Accepted, every: Callees
-) -> None:
-    run = undoing(given, accepted, every, StepParked(path="s1~undo"), use="plan.goal")
-    assert decide(run) == ()
-    again = the(decide(then(run, StepNudged(path="s1~undo"))))
-    assert isinstance(again, Call)
-    assert again.path == "s1~undo"
-
-
-def test_of_a_nested_run_that_failed_and_what_took_its_place_the_latter_is_taken_back(
-    given: Given, accepted: Accepted, every: Callees
-) -> None:
-    goal = step("s1", "plan.goal", on_error={"fallback": "store.put"})
-    failed = (*called("s1"), StepFailed(path="s1", fault=LOST))
-    run = given(*accepted(goal, callees=every), *failed, *made("s1~fallback"), CANCEL)
-    assert the(decide(run)) == Record(UndoBegan(paths=("s1~fallback",)))
-    end = ended(all_undone(then(run, UndoBegan(paths=("s1~fallback",)))))
-    assert (end.undone, [one.path for one in end.left]) == (("s1",), ["s1"])
-
-
 # corrections -------------------------------------------------------------------------------------------------
 
 
@@ -409,6 +371,16 @@ def test_a_cancelled_run_tells_also_what_a_correction_left(given: Given, accepte
     end = ended(then(run, began, StepStarted(path="s2~undo", attempt=1, key="new2-undo"), gave("s2~undo")))
     assert end.undone == ("s2", "s2")
     assert end.left == (Remainder(path="s1", reason="it cannot be taken back"),) * 2
+
+
+def test_a_run_that_ends_well_tells_what_a_correction_left(given: Given, accepted: Accepted, every: Callees) -> None:
+    sent = step("s1", "mail.send", args={"to": "$inputs.x", "text": "x"})
+    begun = accepted(sent, callees=every, inputs={"x": 1}, is_given=True)
+    run = then(given(*begun, *made("s1")), Steered(by="ann", inputs={"x": 2}), PlanAbandoned(revision=2, reason=""))
+    assert run.given is not None
+    run = then(run, PlanAccepted(revision=2, plan=run.given, certificate=Certificate()))
+    end = ended(then(run, *made("s1"), ReviewInconclusive()))
+    assert (end.status, end.left) == ("unverified", (Remainder(path="s1", reason="it cannot be taken back"),))
 
 
 def test_a_planner_s_plan_takes_back_first_what_it_does_without(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 from planner.core import attempts, values
 from planner.core.commands import Command, Record
@@ -18,7 +19,7 @@ from planner.core.events import (
 )
 from planner.core.expr import Missing, Scope, expression_names, may_miss, names
 from planner.core.forecast import ACTIVE_ITEMS
-from planner.core.labels import Json, Labelled
+from planner.core.labels import Json, Labelled, join
 from planner.core.plan import Step, StepPath, beside, inner_path, map_path, opening, own_names, stand_in
 from planner.core.policy import judge
 from planner.core.run import failures_in, falls_back, has_ended, has_failed, item_paths
@@ -51,7 +52,10 @@ def _begin(view: View, frame: Frame, step: Step, path: StepPath) -> Iterator[Com
         return
     gone = _gone(step, needed, seen)
     if gone:
-        yield Record(StepSkipped(path=path, cause="failure" if "failed" in gone else "condition"))
+        cause: Literal["failure", "condition"] = "failure" if any(m.reason == "failed" for m in gone) else "condition"
+        yield Record(
+            StepSkipped(path=path, cause=cause, decided_by=join((m.label for m in gone), start=frame.decided_by))
+        )
         return
     yield Record(_begun(view, frame, step, path, seen, items=None))
 
@@ -71,11 +75,11 @@ def fault_of(error: PlanError) -> Fault:
     return Fault(code=error.code, error_class=error.error_class, message=error.message)
 
 
-def _gone(step: Step, needed: frozenset[str], seen: Scope) -> frozenset[str]:
-    """Why values are missing that the step reads without a default; empty if none is."""
-    missing = {name: value.reason for name in needed if isinstance(value := seen[name], Missing)}
+def _gone(step: Step, needed: frozenset[str], seen: Scope) -> tuple[Missing, ...]:
+    """What is missing that the step reads without a default; empty if nothing is."""
+    missing = {name: value for name in sorted(needed) if isinstance(value := seen[name], Missing)}
     defaulted = may_miss(_inputs(step)) if missing else frozenset()
-    return frozenset(reason for name, reason in missing.items() if name not in defaulted)
+    return tuple(value for name, value in missing.items() if name not in defaulted)
 
 
 def _inputs(step: Step) -> Json:
@@ -87,14 +91,14 @@ def _map(frame: Frame, step: Step, path: StepPath, seen: Scope) -> MapResolved |
     """The items of a map; a condition that reads the item is left to each of them."""
     is_per_item = step.if_ is not None and bool(expression_names(step.if_) & own_names(step))
     condition = None if is_per_item else values.condition(step, seen)
+    decided_by = frame.decided_by.joined(values.control(condition, None))
     if condition is not None and not condition.value and not step.else_:
-        return StepSkipped(path=path, cause="condition")
+        return StepSkipped(path=path, cause="condition", decided_by=decided_by)
     found = values.items(step, seen)
     assert isinstance(found.value, list)
     if len(found.value) > step.max_items:
         what = f"`for_each` of step `{step.id}` has {len(found.value)} items, but `max_items` is {step.max_items}"
         raise PlanError("P-302", what, error_class="limit")
-    decided_by = frame.decided_by.joined(values.control(condition, None))
     return MapResolved(path=path, items=values.under(decided_by, found))
 
 
@@ -108,7 +112,7 @@ def _resolve(
     if step.is_block and (is_so or step.else_):
         return BlockEntered(path=path, branch="do" if is_so else "else", decided_by=decided_by)
     if not is_so:
-        return StepSkipped(path=path, cause="condition")
+        return StepSkipped(path=path, cause="condition", decided_by=decided_by)
     if step.use is None:
         return StepSucceeded(path=path, value=values.under(decided_by, values.let(step, seen)))
     return _called(view, step.use, path, values.under(decided_by, values.arguments(step, seen)))
@@ -147,7 +151,8 @@ def _fall_back(
     items = view.run.step(map_path(path)).items if own else None
     try:
         condition = values.condition(step, {**seen, **own})
-        decided_by = frame.decided_by.joined(values.control(condition, items))
+        failed = values.lost_to(view.run.step(path))  # whoever chose those arguments may have chosen the failure
+        decided_by = frame.decided_by.joined(values.control(condition, items)).joined(failed)
         yield Record(_called(view, last.use, at, values.under(decided_by, values.arguments(last, {**seen, **own}))))
     except PlanError as error:
         yield Record(StepFailed(path=at, fault=fault_of(error)))

@@ -43,7 +43,16 @@ from planner.core.plan import (
     stand_in,
 )
 from planner.core.policy import attest
-from planner.core.run import Run, StepState, has_ended, item_paths, last_path, may_ask, may_retry, takes
+from planner.core.run import (
+    Run,
+    StepState,
+    has_ended,
+    item_paths,
+    last_path,
+    may_ask,
+    may_retry,
+    takes,
+)
 from planner.core.state import account, accounts_of, callee_at, held_in, holds
 from planner.core.values import View
 
@@ -66,13 +75,15 @@ def go_on(view: View, step: Step, path: StepPath, *, is_open: bool) -> Iterator[
             yield from _admit(view, step, path, is_open=is_open)
         case "asked" if is_open or state.question == "happened":
             yield from _asked(run, path, state)
+        case "answered" | "in_doubt" if not is_open and _is_put_off(run, path):
+            return
         case "answered":
             yield from _answered(view, step, path, is_open=is_open)
         case "waiting" if is_open:
             yield from _waiting(run, path, state)
         case "fired":
             yield Record(_fired(run, path, state))
-        case "interrupted":
+        case "interrupted" if is_open or not _is_nested(run, path):
             yield _interrupted(run, step, path)
         case "in_doubt":
             yield resolve_doubt(run, step, path, is_open=is_open)
@@ -80,6 +91,14 @@ def go_on(view: View, step: Step, path: StepPath, *, is_open: bool) -> Iterator[
             yield from _after_failure(run, step, path, state)
         case _:
             return
+
+
+def _is_put_off(run: Run, path: StepPath) -> bool:
+    """Whether a call is known not to have happened, so that the corrected plan may make it."""
+    state = run.step(path)
+    is_looking = state.status == "in_doubt" and callee_of(run, path).is_reading
+    is_known = state.answer == "no" and (state.status == "in_doubt" or state.question == "happened")
+    return run.is_corrected and not run.is_cancelled and (is_looking or is_known)
 
 
 def _after_failure(run: Run, step: Step, path: StepPath, state: StepState) -> Iterator[Command]:
@@ -233,6 +252,11 @@ def _said(state: StepState) -> Label:
 
 
 # doubt --------------------------------------------------------------------------------------------------------
+
+
+def _is_nested(run: Run, path: StepPath) -> bool:
+    """Whether the call is a run of its own, which need not go on for its outcome to be known."""
+    return role_of(path) == "call" and callee_of(run, path).kind == "plan"
 
 
 def _interrupted(run: Run, step: Step, path: StepPath) -> Command:

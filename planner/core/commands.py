@@ -75,9 +75,11 @@ class StartTimer:
 
 @dataclass(frozen=True, slots=True)
 class AskValidator:
-    """Ask a model that can judge about these criteria."""
+    """Ask a model that can judge about these criteria, as the run stands."""
 
     criteria: tuple[str, ...]
+    revision: int = 1
+    corrections: int = 0
 
 
 @dataclass(frozen=True, slots=True)

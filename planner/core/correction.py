@@ -104,7 +104,8 @@ def _closed(run: Run, stale: Iterable[StepId], new: Plan) -> frozenset[StepId]:
     after the effects that they had, and in the new plan after those that they may have when they run again.
     """
     old = run.plan.steps if run.plan is not None else ()
-    result = {*stale, *(root_of(path) for path in run.steps if is_taken_back(run, path))}
+    undoing = (path for path, state in run.steps.items() if state.status == "succeeded" and is_taken_back(run, path))
+    result = {*stale, *map(root_of, undoing)}
     made, size = _made(run), -1
     had = {id_: _effects(calls) for id_, calls in made.items()}
     while len(result) > size:
@@ -192,6 +193,8 @@ GOING_ON: frozenset[StepStatus] = frozenset({"mapped", "entered", "parked", "int
 def _stays(run: Run, path: StepPath, *, is_given: bool) -> bool:
     """Whether the next plan finds the call, or the one in its place, as it is."""
     assert run.plan is not None
+    if is_taken_back(run, path):
+        return False
     own = own_path(path)
     step = run.plan.index[split_path(own)[0]]
     if has_failed(run, step, own):

@@ -17,9 +17,11 @@ from planner.core.advance import advance, fault_of
 from planner.core.catalog import retrieve, signature
 from planner.core.check import Problem, Terms, examine
 from planner.core.commands import AskPlanner, AskValidator, Command, Record
-from planner.core.correction import stale_steps
+from planner.core.correction import stale_steps, undo_report
 from planner.core.events import (
+    BudgetRefused,
     Fault,
+    PauseRequested,
     PlanAbandoned,
     PlanAccepted,
     PlanRejected,
@@ -63,7 +65,8 @@ def decide(run: Run) -> tuple[Command, ...]:
         case _ if run.is_paused:
             return ()
         case "planning":
-            return (_plan(run),)
+            planned = _plan(run)
+            return (planned, *_pause_behind(run, planned))
         case "executing":
             return tuple(_single(_execute(run)))
         case "reviewing":
@@ -86,13 +89,21 @@ def _single(commands: Iterator[Command]) -> Iterator[Command]:
 # planning ---------------------------------------------------------------------------------------------------
 
 
+def _pause_behind(run: Run, planned: Command) -> tuple[Record, ...]:
+    """A run that is only to be planned stands still behind its first accepted plan."""
+    is_accepted = isinstance(planned, Record) and isinstance(planned.event, PlanAccepted)
+    if not is_accepted or not run.started.setup.is_only_planned or run.revision > 1:
+        return ()
+    return (Record(PauseRequested(by=run.started.principal.name)),)
+
+
 def _plan(run: Run) -> Command:
     given = run.given
     if run.proposal is not None or given is not None:
         plan = run.proposal.plan if run.proposal else given
         problems: tuple[Problem, ...] = run.proposal.problems if run.proposal else ()
         if given is not None and run.rejected:
-            return Record(RunFinished(status="failed", fault=_no_plan(run)))
+            return _end(run, RunFinished(status="failed", fault=_no_plan(run)))
         if plan is not None:
             examined = examine(plan, _terms(run, plan))
             if examined.certificate is not None:
@@ -101,13 +112,14 @@ def _plan(run: Run) -> Command:
             problems = examined.problems
         return Record(PlanRejected(revision=run.revision, attempt=run.attempt, problems=problems))
     if run.planner_fault is not None and run.planner_fault.code not in CANDIDATE_FAULTS:
-        return Record(RunFinished(status="failed", reason="the planner could not be asked", fault=run.planner_fault))
+        reason = "the planner could not be asked"
+        return _end(run, RunFinished(status="failed", reason=reason, fault=run.planner_fault))
     if run.attempt >= len(LADDER):
         reason = "no other way was found" if run.failures else "no valid plan"
-        return Record(RunFinished(status="failed", reason=reason, fault=run.planner_fault or _no_plan(run)))
+        return _end(run, RunFinished(status="failed", reason=reason, fault=run.planner_fault or _no_plan(run)))
     over = run.refused or refusal(run.started.setup.budget, run.spent, NOTHING, planning_amount(run))
     if over:
-        return Record(RunFinished(status="over_budget", reason=over))
+        return _end(run, RunFinished(status="over_budget", reason=over))
     temperature, is_told = LADDER[run.attempt]
     if run.revision > 1:  # the coldest answer is the one that failed
         temperature = max(temperature, LADDER[1][0])
@@ -194,6 +206,9 @@ def _execute(run: Run) -> Iterator[Command]:
     if undoing is not None:
         yield from undoing
         return
+    if stranded := undo.stranded(run, is_over=False):
+        yield Record(UndoBegan(paths=stranded))
+        return
     view = values.View(run, run.plan)
     failure = next(failures_of(run), None)
     is_open = failure is None and not run.is_corrected and not run.refused
@@ -206,6 +221,8 @@ def _execute(run: Run) -> Iterator[Command]:
         return
     elif run.is_corrected:
         yield Record(PlanAbandoned(revision=run.revision + 1, reason="corrected"))
+    elif failure is not None and (stranded := undo.stranded(run, is_over=True)):
+        yield Record(UndoBegan(paths=stranded))
     elif failure is not None or all(view.outcome(step.id) is not None for step in run.plan.steps):
         yield _settle(view)
     elif over:
@@ -219,8 +236,13 @@ def _run_out(run: Run, over: str) -> Iterator[Command]:
     open_ = [path for path in _open_paths(run) if shortage is not None and shortage.partial]
     for path in open_:
         yield Record(StepSkipped(path=path, cause="budget"))
-    if not open_:
-        yield Record(RunFinished(status="over_budget", reason=over, degraded=values.lost(values.View(run, run.plan))))
+    if open_:
+        return
+    if stranded := undo.stranded(run, is_over=True):  # what was refused is to be known when they are taken back
+        yield Record(UndoBegan(paths=stranded) if run.refused else BudgetRefused(account="run", reason=over))
+    else:
+        lost = values.lost(values.View(run, run.plan))
+        yield _end(run, RunFinished(status="over_budget", reason=over, degraded=lost))
 
 
 def _open_paths(run: Run) -> list[StepPath]:
@@ -257,18 +279,25 @@ def _settle(view: values.View) -> Command:
     if isinstance(decided, tuple):
         run = view.run
         is_over = run.refused or refusal(run.started.setup.budget, run.spent, NOTHING, planning_amount(run))
-        return Record(ReviewInconclusive(criteria=decided)) if is_over else AskValidator(decided)
+        if is_over:
+            return Record(ReviewInconclusive(criteria=decided))
+        return AskValidator(decided, revision=view.run.revision, corrections=len(view.run.corrections))
     return Record(decided)
 
 
 def _give_up(run: Run, fault: Fault, *, reason: str) -> Record:
     """Another revision where a planner may still find a way, else the end."""
     if fault.error_class == "denied":
-        return Record(RunFinished(status="denied", reason=reason, fault=fault))
+        return _end(run, RunFinished(status="denied", reason=reason, fault=fault))
     is_hopeless = fault.error_class == "missing" and _lacks_input(run)
     if is_hopeless or not _may_replan(run):
-        return Record(RunFinished(status="failed", reason=reason, fault=fault))
+        return _end(run, RunFinished(status="failed", reason=reason, fault=fault))
     return Record(PlanAbandoned(revision=run.revision + 1, reason=reason))
+
+
+def _end(run: Run, end: RunFinished) -> Record:
+    """The end, with what should have been taken back on the way to it, and could not be."""
+    return Record(end.model_copy(update={"left": undo_report(run)[1]}))
 
 
 def _lacks_input(run: Run) -> bool:
@@ -293,13 +322,12 @@ def _conclude(run: Run) -> Record:
     result = values.answer(view)
     match run.review:
         case "passed":
-            return Record(RunFinished(status="completed", result=result, degraded=degraded))
+            return _end(run, RunFinished(status="completed", result=result, degraded=degraded))
         case "inconclusive":
-            return Record(RunFinished(status="unverified", result=result, degraded=degraded))
+            return _end(run, RunFinished(status="unverified", result=result, degraded=degraded))
         case _ if _may_replan(run):
             return Record(PlanAbandoned(revision=run.revision + 1, reason="a criterion failed"))
         case _:
             unmet = ", ".join(run.unmet)
-            return Record(
-                RunFinished(status="rejected", reason=f"not met: {unmet}", result=result, degraded=degraded)
-            )
+            end = RunFinished(status="rejected", reason=f"not met: {unmet}", result=result, degraded=degraded)
+            return _end(run, end)

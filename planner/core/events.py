@@ -228,6 +228,8 @@ class StepSkipped(Frozen):
     type: Literal["StepSkipped"] = "StepSkipped"
     path: StepPath
     cause: Literal["condition", "failure", "budget"]
+    decided_by: Label = TRUSTED
+    """The label of what decided it."""
 
 
 class RetryScheduled(Frozen):

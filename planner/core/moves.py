@@ -197,7 +197,7 @@ def _filled(state: StepState, event: StepEvent) -> StepState:  # noqa: C901, PLR
                 is_unsure=state.is_unsure and event.happened is not False,
             )
         case StepSkipped():
-            return replace(state, cause=event.cause)
+            return replace(state, cause=event.cause, decided_by=event.decided_by)
         case RetryScheduled():
             return replace(state, due=event.due)
         case TimerFired():

@@ -195,6 +195,8 @@ class Run:
     """What single agents and steps have used, where they have a budget of their own."""
     refused: str = ""
     """Why an account that several runs share had no room."""
+    input_labels: Mapping[str, Label] = field(default_factory=dict)
+    """Of the plan's inputs that were changed, by whoever changed them."""
     mailbox: Mapping[int, EventReceived] = field(default_factory=dict)
     """What the run was told and no step took yet, by `run_seq`."""
     corrections: tuple[Steered, ...] = ()

@@ -64,6 +64,8 @@ class Setup(Frozen):
     shortage: Shortage | None = None
     max_same_calls: int = 10
     """How often one callee may be called with the same arguments by different steps."""
+    is_only_planned: bool = False
+    """Whether the run is paused behind its first accepted plan, until somebody resumes it."""
     depth: int = 0
     """How many runs stand above this one."""
 

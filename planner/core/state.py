@@ -57,6 +57,7 @@ from planner.core.ledger import NOTHING, Amount, Spent
 from planner.core.moves import StepEvent, moved, resumed
 from planner.core.plan import (
     StepPath,
+    beside,
     inner_path,
     own_path,
     place_of,
@@ -273,8 +274,12 @@ def _require(event: Event, holds: bool, otherwise: str) -> None:  # noqa: FBT001
 def _steered(run: Run, event: Steered) -> Run:
     _require(event, not run.is_cancelled, "the run is cancelled")
     is_given = run.started.plan is not None
+    is_own = event.by == run.started.principal.name
+    _require(event, is_own or not (event.text or event.plan), "only the principal's words and plans count")
     is_enough = event.plan is not None or bool(event.inputs) or (bool(event.text) and not is_given)
     _require(event, is_enough, "it takes a plan, inputs, or where a planner made the plan, words")
+    label = TRUSTED if is_own else UNTRUSTED.from_source(f"human:{event.by}")
+    run = replace(run, input_labels={**run.input_labels, **dict.fromkeys(event.inputs, label)})
     corrections = (*run.corrections, event)
     if run.phase != "planning":
         corrected = replace(run, corrections=corrections, is_corrected=True)
@@ -312,10 +317,18 @@ def _undoing(run: Run, event: UndoBegan) -> Run:
     return replace(run, steps=steps, undoing=undoing, undone=undone, left=left)
 
 
+def _aimed(run: Run, event: StepEvent) -> StepEvent:
+    """The event; a nudge goes to the call that is being taken back, where that is what waits."""
+    if isinstance(event, StepNudged) and run.step(event.path).status not in {"started", "parked"}:
+        return event.model_copy(update={"path": beside(event.path, "undo")})
+    return event
+
+
 def _stepped(run: Run, event: StepEvent) -> Run:
     if not run.is_cancelled and not isinstance(event, StepNudged):
         # what a cancelled run did is taken back whatever it was doing, and a nudge does not come a second time
         _expect(run, "executing", event)
+    event = _aimed(run, event)
     if event.path not in run.steps and not _is_place(run, event.path):
         raise JournalError("J-204", f"`{event.type}` of `{event.path}`, which is no step of the plan")
     _require(event, _is_of_kind(run, event), f"`{event.path}` is another kind of step")

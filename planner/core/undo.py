@@ -14,12 +14,15 @@ from planner.core.catalog import Declaration
 from planner.core.commands import Command, Record
 from planner.core.correction import is_effect, is_lasting, is_unknown, lasting, undo_report
 from planner.core.events import Remainder, RunFinished, UndoBegan
-from planner.core.plan import Plan, StepPath, beside, role_of
+from planner.core.plan import Plan, StepPath, beside, place_of, role_of
 from planner.core.run import DONE, Run, StepState, StepStatus, callee_of, in_flight, may_retry
 from planner.core.values import View
 
 OPEN: frozenset[StepStatus] = frozenset({"interrupted", "in_doubt", "answered"})
 """Where somebody may say whether a call happened, or just said so."""
+
+WAITING: frozenset[StepStatus] = frozenset({"parked", "interrupted"})
+"""A nested run in these has not ended."""
 
 
 def next_one(run: Run) -> Iterator[Command] | None:
@@ -75,6 +78,27 @@ def reversible(run: Run) -> list[StepPath]:
         if callee.kind == "plan" or _is_ripe(callee.declaration, state):
             found.append((state.begun, path))
     return [path for _, path in sorted(found, reverse=True)]
+
+
+def stranded(run: Run, *, is_over: bool) -> tuple[StepPath, ...]:
+    """The nested runs that wait for something although nobody waits for them any more.
+
+    They stand in blocks that have ended, or anywhere in a plan that `is_over`; left alone, they would go on some day.
+    """
+    waiting = [path for path, state in run.steps.items() if state.status in WAITING and role_of(path) != "undo"]
+    nested = [path for path in waiting if (callee := callee_of(run, path)) is not None and callee.kind == "plan"]
+    gone = {path for path in nested if is_over or _is_behind(run, path)}
+    return tuple(path for path in reversible(run) if path in gone) if gone else ()
+
+
+def _is_behind(run: Run, path: StepPath) -> bool:
+    """Whether a block around has ended without it."""
+    place = place_of(path)
+    while place:
+        if run.step(place).is_done:
+            return True
+        place = place_of(place)
+    return False
 
 
 def _is_ripe(declared: Declaration, state: StepState) -> bool:

@@ -8,10 +8,10 @@ Rules of the file:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from planner.core.expr import Missing, Scope, evaluate, names, resolve
-from planner.core.labels import TRUSTED, Integrity, Json, Label, Labelled, gather
+from planner.core.labels import TRUSTED, UNTRUSTED, Integrity, Json, Label, Labelled, gather, join
 from planner.core.plan import Plan, Step, StepId, StepPath, inner_path, is_tolerated, role_of, split_path
 from planner.core.run import Run, StepState, has_failed, item_paths, last_path
 from planner.errors import PlanError
@@ -43,6 +43,8 @@ class Frame:
     """The item of the map that the block belongs to."""
     decided_by: Label = TRUSTED
     """The label of what decided that the block runs."""
+    not_taken: Label = TRUSTED
+    """The label of what decided on the branches around here."""
     ids: frozenset[StepId] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -55,8 +57,14 @@ class Frame:
         if name in self.ids:
             return view.outcome(inner_path(self.place, name))
         if self.outer is not None:
-            return self.outer.lookup(view, name)
-        return Labelled(value=dict(view.plan.inputs)) if name == "inputs" else Missing(reason="skipped")
+            return replace(self.outer, not_taken=self.not_taken.joined(self.decided_by)).lookup(view, name)
+        return _inputs(view) if name == "inputs" else Missing(reason="skipped", label=self.not_taken)
+
+
+def _inputs(view: View) -> Labelled:
+    """The plan's constants; those that somebody else than the principal changed are untrusted."""
+    labels = view.run.input_labels
+    return gather({name: Labelled(value=v, label=labels.get(name, TRUSTED)) for name, v in view.plan.inputs.items()})
 
 
 def inside(frame: Frame, step: Step, path: StepPath, state: StepState, own: Scope) -> Frame:
@@ -78,9 +86,9 @@ def _ended(run: Run, step: Step, path: StepPath) -> Labelled | Missing | None:
         case "succeeded":
             return state.value
         case "skipped":
-            return Missing(reason="skipped" if state.cause == "condition" else "failed")
+            return Missing(reason="skipped" if state.cause == "condition" else "failed", label=state.decided_by)
         case "failed" if is_tolerated(step, path) and has_failed(run, step, path):
-            return Missing(reason="failed")
+            return Missing(reason="failed", label=lost_to(state))
         case _:
             return None
 
@@ -90,12 +98,19 @@ def _map_outcome(run: Run, step: Step, path: StepPath, state: StepState) -> Labe
     ended = [_ended(run, step, item) for item in item_paths(run, path)]
     if None in ended:
         return None
-    lost = Missing(reason="failed")
-    if lost in ended and step.on_item_error == "fail" and not _is_cut(run, step, path):
-        return lost
-    parts = [Labelled() if part == lost else part for part in ended]
-    values = gather([part for part in parts if isinstance(part, Labelled)])
-    return under(control(None, state.items), values)
+    missing = [part for part in ended if isinstance(part, Missing)]
+    decided_by = join((part.label for part in missing), start=control(None, state.items))
+    is_lost = any(part.reason == "failed" for part in missing)
+    if is_lost and step.on_item_error == "fail" and not _is_cut(run, step, path):
+        return Missing(reason="failed", label=decided_by)
+    dropped = Labelled(label=decided_by)
+    parts = [dropped if isinstance(part, Missing) and part.reason == "failed" else part for part in ended]
+    return under(decided_by, gather([part for part in parts if isinstance(part, Labelled)]))
+
+
+def lost_to(state: StepState) -> Label:
+    """The label of what made a call fail: whoever chose its arguments may have chosen that."""
+    return UNTRUSTED if state.arguments is None else state.arguments.overall()
 
 
 def _is_cut(run: Run, step: Step, path: StepPath) -> bool:
@@ -163,7 +178,7 @@ def answer_of(view: View, frame: Frame, wanted: Json) -> Labelled:
     seen: dict[str, Labelled | Missing] = dict(scope(view, frame, names(wanted)) or {})
     for name, value in seen.items():
         if isinstance(value, Missing) and value.reason == "skipped":
-            seen[name] = Labelled(value=None)
+            seen[name] = Labelled(value=None, label=value.label)
     return resolve(wanted, seen)
 
 
@@ -187,7 +202,8 @@ def _is_missing(run: Run, plan: Plan, path: StepPath) -> bool:
     if role_of(path) != "call":
         return False
     if run.step(path).status == "mapped":
-        return _outcome(run, plan.at(path), path) == Missing(reason="failed")
+        found = _outcome(run, plan.at(path), path)
+        return isinstance(found, Missing) and found.reason == "failed"
     step = plan.at(path)
     last = run.step(last_path(run, step, path)[1])
     return last.cause in {"failure", "budget"} or has_failed(run, step, path)

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias
 from pydantic import Field
 
 from planner.core.functions import CEILING, AbsentError, describe, finite
-from planner.core.labels import Frozen, Integrity, Json, Label, Labelled, Path, join
+from planner.core.labels import TRUSTED, Frozen, Integrity, Json, Label, Labelled, Path, join
 from planner.core.syntax import MAX_DEPTH, Literals
 from planner.errors import PlanError
 
@@ -25,9 +25,10 @@ Reason: TypeAlias = Literal["skipped", "failed"]
 
 
 class Missing(Frozen):
-    """Stands in a scope for a step that gave no value."""
+    """Stands in a scope for a step that gave no value; `label` is that of what decided so."""
 
     reason: Reason
+    label: Label = TRUSTED
 
 
 Scope: TypeAlias = Mapping[str, Labelled | Missing]
@@ -197,6 +198,8 @@ class Watch:
         if name not in self._named:
             found = self._scope.get(name)
             if isinstance(found, Missing):
+                absent = Part(None, found.label, ())
+                self._looked[id(absent)] = absent  # that it is missing decides what comes instead
                 raise MissingValue(name, found.reason)
             if found is None:
                 known = tuple(sorted(self._scope))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import zlib
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -20,6 +20,7 @@ from weakref import WeakValueDictionary
 
 from planner.core.events import BlobId, Event, Recorded, RunStatus
 from planner.core.ledger import Amount, Budget, Spent
+from planner.errors import JournalError
 from planner.journal import accounts, blobs, requests, runs, stream, tables
 from planner.journal.chain import Verification
 from planner.journal.contract import Lease, Request, Requestable, RunSummary
@@ -49,12 +50,21 @@ class SqliteJournal:
 
     async def create(self, run_id: str, owner: str) -> Lease:
         """The first lease has token 1."""
-        lease = self._held[run_id] = await self._database.write(partial(runs.create, run_id=run_id, owner=owner))
-        return lease
+        return await self._taken(run_id, partial(runs.create, run_id=run_id, owner=owner))
 
     async def acquire(self, run_id: str, owner: str) -> Lease:
         """At once if the owner's process is gone from this machine, else when its lease has run out."""
-        lease = self._held[run_id] = await self._database.write(partial(_acquire, run_id=run_id, owner=owner))
+        return await self._taken(run_id, partial(_acquire, run_id=run_id, owner=owner))
+
+    async def _taken(self, run_id: str, take: Callable[[sqlite3.Connection], Lease]) -> Lease:
+        """The lease. Whoever is cancelled meanwhile does not keep it, though it was written."""
+        taking = asyncio.ensure_future(self._database.write(take))
+        try:
+            lease = self._held[run_id] = await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            with suppress(JournalError):
+                await self.release(await taking)
+            raise
         return lease
 
     async def renew(self, lease: Lease) -> None:

@@ -180,7 +180,8 @@ class Schedule:
         """What comes from outside: events, nudges, and in a paused run that it goes on, or answers."""
         run = self.run
         if run.is_paused:
-            return [self._lift, *(partial(self._answer, p) for p, s in run.steps.items() if s.status == "asked")]
+            asked = [path for path, state in run.steps.items() if state.status == "asked"]
+            return [self._lift, *(partial(self._answer, path) for path in asked if run.phase == "executing")]
         options: list[Option] = []
         for path, state in run.steps.items():
             if state.status == "parked":

@@ -1,0 +1,43 @@
+"""What becomes of a step that is a run of its own."""
+
+from __future__ import annotations
+
+from planner.core.catalog import Callee
+from planner.core.commands import Call
+from planner.core.events import Fault, StepFailed, StepParked, StepSucceeded
+from planner.core.labels import Labelled
+from planner.core.plan import role_of
+from planner.core.run import Run
+from planner.errors import JournalError, ModelError, UserError
+from planner.outcomes import child_id, ended, fault_of
+from planner.outside import UNBEGUN, Nested
+
+
+async def outcome(
+    nested: Nested | None, run: Run, command: Call, callee: Callee
+) -> StepSucceeded | StepFailed | StepParked:
+    """The step's outcome once its run has ended or can only wait; of one that takes back, once that is done."""
+    path = command.path
+    given = run.step(path).arguments or Labelled(value={})
+    if nested is None:
+        fault = Fault(code="T-208", error_class="invalid", message="this engine runs no nested goals")
+        return StepFailed(path=path, fault=fault, attempt=command.attempt)
+    try:
+        if role_of(path) == "undo":
+            child = await nested.undo(child_id(run, command), by=run.id)
+        else:
+            arguments = given.value if isinstance(given.value, dict) else {}
+            allow = arguments.get("allow")
+            names = tuple(map(str, allow)) if isinstance(allow, list) else ("*",)
+            child = await nested.run(run, command, goal=str(arguments["goal"]), allow=names)
+    except JournalError as error:
+        if role_of(path) == "undo" and error.code in UNBEGUN:
+            return StepSucceeded(path=path, value=Labelled())  # there is nothing to take back
+        if error.code != "J-301":
+            raise
+        fault = fault_of(error)  # its record is damaged, which is no reason for this run to stop
+    except (UserError, ModelError) as error:  # it cannot even begin
+        fault = fault_of(error)
+    else:
+        return ended(child, command, callee, given)
+    return StepFailed(path=path, fault=fault, attempt=command.attempt)
