@@ -24,6 +24,7 @@ from planner.core.events import (
     CancelRequested,
     Event,
     Fault,
+    HumanAnswered,
     HumanAsked,
     MapResolved,
     PlanAbandoned,
@@ -39,12 +40,13 @@ from planner.core.events import (
     StepFailed,
     StepInDoubt,
     StepParked,
+    StepProbed,
     StepResolved,
     StepStarted,
     StepSucceeded,
     UndoBegan,
 )
-from planner.core.labels import Json, Labelled
+from planner.core.labels import TRUSTED, Integrity, Json, Labelled
 from planner.core.plan import Plan, Step
 from planner.core.run import Run, StepState, is_taken_back, kept_steps
 from planner.core.state import evolve
@@ -111,7 +113,7 @@ def continued(run: Run, *fresh: Step) -> Run:
 
 def corrected(run: Run, **correction: Any) -> Run:
     """The run after a correction that needs no planner, and after what is taken back for it."""
-    run = abandoned(then(run, Steered(by="ann", **correction)), "corrected")
+    run = abandoned(then(run, Steered(by="user", **correction)), "corrected")
     assert run.given is not None
     return run
 
@@ -129,16 +131,16 @@ def test_corrections_of_inputs_add_up_until_a_plan_takes_them_up(
     given: Given, accepted: Accepted, every: Callees
 ) -> None:
     run = steerable(given, accepted, every, step("s1"))
-    run = then(run, Steered(by="ann", inputs={"x": 2}), Steered(by="ann", inputs={"y": 3}))
+    run = then(run, Steered(by="user", inputs={"x": 2}), Steered(by="user", inputs={"y": 3}))
     plan = corrected_plan(run)
     assert plan is not None
     assert (plan.inputs, run.is_corrected) == ({"x": 2, "y": 3}, True)
     run = abandoned(run)
     assert (run.given, run.is_corrected) == (plan, False)
-    run = then(run, Steered(by="ann", inputs={"x": 4}))
+    run = then(run, Steered(by="user", inputs={"x": 4}))
     assert run.given is not None
     assert run.given.inputs == {"x": 4, "y": 3}
-    run = then(passed(run, run.given), Steered(by="ann", inputs={"y": 5}))
+    run = then(passed(run, run.given), Steered(by="user", inputs={"y": 5}))
     again = corrected_plan(run)
     assert again is not None
     assert again.inputs == {"x": 4, "y": 5}
@@ -149,28 +151,28 @@ def test_a_plan_takes_the_place_of_the_one_before_with_the_inputs_that_come_alon
 ) -> None:
     run = steerable(given, accepted, every, step("s1"))
     other = Plan(steps=(step("s2"),), inputs={"z": 1})
-    run = then(run, Steered(by="ann", inputs={"x": 2}), Steered(by="ann", plan=other, inputs={"z": 2}))
+    run = then(run, Steered(by="user", inputs={"x": 2}), Steered(by="user", plan=other, inputs={"z": 2}))
     assert corrected_plan(run) == other.model_copy(update={"inputs": {"z": 2}})
 
 
 def test_words_or_unknown_inputs_are_for_the_planner(given: Given, accepted: Accepted, every: Callees) -> None:
     run = given(*accepted(step("s1"), inputs=INPUTS, callees=every))
     for correction in ({"text": "in French"}, {"inputs": {"z": 1}}, {"inputs": {"x": 2}, "text": "in French"}):
-        steered = then(run, Steered.model_validate({"by": "ann", **correction}))
+        steered = then(run, Steered.model_validate({"by": "user", **correction}))
         assert corrected_plan(steered) is None
-        assert corrected_plan(then(steered, Steered(by="ann", inputs={"x": 3}))) is None
+        assert corrected_plan(then(steered, Steered(by="user", inputs={"x": 3}))) is None
         assert abandoned(steered).given is None
         plan = Plan(steps=(step("s2"),))
-        assert corrected_plan(then(steered, Steered(by="ann", plan=plan))) == plan
+        assert corrected_plan(then(steered, Steered(by="user", plan=plan))) == plan
 
 
 def test_a_correction_while_a_planner_is_asked_asks_it_anew(given: Given, started: Started) -> None:
-    run = then(given(started()), PlanProposed(revision=1, attempt=1, plan=None), Steered(by="ann", text="in French"))
+    run = then(given(started()), PlanProposed(revision=1, attempt=1, plan=None), Steered(by="user", text="in French"))
     assert (run.proposal, run.attempt, run.given, len(run.corrections)) == (None, 0, None, 1)
     plan = Plan(steps=(step("s1"),))
-    run = then(run, Steered(by="ann", plan=plan))
+    run = then(run, Steered(by="user", plan=plan))
     assert run.given == plan
-    assert then(run, Steered(by="ann", text="no, you do it")).given is None
+    assert then(run, Steered(by="user", text="no, you do it")).given is None
 
 
 def test_a_run_of_a_given_plan_is_corrected_by_a_plan_or_by_inputs_that_it_has(
@@ -179,19 +181,28 @@ def test_a_run_of_a_given_plan_is_corrected_by_a_plan_or_by_inputs_that_it_has(
     executing = steerable(given, accepted, every, step("s1"))
     planning = given(started(plan=Plan(steps=(step("s1"),), inputs=INPUTS)))
     for run in (executing, planning):
-        assert refused(run, Steered(by="ann", text="in French")).startswith("`Steered` is illegal: it takes a plan")
-        assert refused(run, Steered(by="ann", inputs={"z": 1})).endswith("has no such input")
-        assert refused(run, Steered(by="ann")).startswith("`Steered` is illegal: it takes")
-        then(run, Steered(by="ann", text="why", inputs={"x": 2}))
-    assert refused(then(executing, CancelRequested(by="ann")), Steered(by="ann", inputs={"x": 2})).endswith(
+        assert refused(run, Steered(by="user", text="in French")).startswith("`Steered` is illegal: it takes a plan")
+        assert refused(run, Steered(by="user", inputs={"z": 1})).endswith("has no such input")
+        assert refused(run, Steered(by="user")).startswith("`Steered` is illegal: it takes")
+        then(run, Steered(by="user", text="why", inputs={"x": 2}))
+    assert refused(then(executing, CancelRequested(by="user")), Steered(by="user", inputs={"x": 2})).endswith(
         "cancelled"
     )
-    assert refused(given(started()), Steered(by="ann")).startswith("`Steered` is illegal")
+    assert refused(given(started()), Steered(by="user")).startswith("`Steered` is illegal")
+
+
+def test_of_anybody_else_only_inputs_count(given: Given, accepted: Accepted, every: Callees) -> None:
+    run = given(*accepted(step("s1"), inputs=INPUTS, callees=every))
+    for correction in ({"text": "in French"}, {"plan": Plan(steps=(step("s2"),))}):
+        event = Steered.model_validate({"by": "bob", **correction})
+        assert refused(run, event).endswith("only the principal's words and plans count")
+    assert then(run, Steered(by="bob", inputs={"x": 2})).input_labels["x"].integrity is Integrity.UNTRUSTED
+    assert then(run, Steered(by="user", inputs={"x": 2})).input_labels == {"x": TRUSTED}
 
 
 def test_a_correction_while_an_outcome_is_reviewed_waits_for_the_review(given: Given, accepted: Accepted) -> None:
     run = given(*accepted(step("s1")), StepSucceeded(path="s1", value=value()), ReviewPassed(criteria=()))
-    assert then(run, Steered(by="ann", text="in French")).is_corrected
+    assert then(run, Steered(by="user", text="in French")).is_corrected
 
 
 @pytest.mark.parametrize(
@@ -322,7 +333,7 @@ def test_what_is_being_taken_back_is_done_anew_by_whatever_plan_follows(
     run = corrected(then(begun, *made("s1", name="a"), StepSucceeded(path="s2", value=value())), inputs={"x": 2})
     run = then(run, UndoBegan(paths=("s1",)))
     assert is_taken_back(run, "s1")
-    run = then(run, Steered(by="ann", inputs={"x": 1}))
+    run = then(run, Steered(by="user", inputs={"x": 1}))
     assert run.given == begun.plan
     assert run.given is not None
     assert stale_steps(run, run.given) == {"s1", "s2"}
@@ -382,7 +393,7 @@ def test_a_map_of_nested_runs_that_is_kept_keeps_those_that_wait(
 def test_inputs_told_to_a_planner_supersede_what_read_them(given: Given, accepted: Accepted, every: Callees) -> None:
     steps = (put("s1", "$inputs.x"), put("s2", "$inputs.y"))
     run = given(*accepted(*steps, inputs=INPUTS, callees=every), *made("s1", name="a"), *made("s2", name="b"))
-    run = abandoned(then(run, Steered(by="ann", inputs={"x": 2}, text="in French")))
+    run = abandoned(then(run, Steered(by="user", inputs={"x": 2}, text="in French")))
     assert run.given is None
     assert stale_steps(run, Plan(steps=steps)) == {"s1"}
 
@@ -390,6 +401,7 @@ def test_inputs_told_to_a_planner_supersede_what_read_them(given: Given, accepte
 # effects -----------------------------------------------------------------------------------------------------
 
 DOUBT = StepInDoubt(path="s1", reason="no answer")
+WHO_KNOWS = HumanAsked(path="s1", question="happened", reason="")
 
 
 @pytest.mark.parametrize(
@@ -401,7 +413,10 @@ DOUBT = StepInDoubt(path="s1", reason="no answer")
         ("files.write", (*called("s1"), StepFailed(path="s1", fault=LOST)), False),
         ("files.write", (*called("s1"), DOUBT), True),
         ("files.write", (*called("s1"), RunResumed(owner="p2")), True),
-        ("mail.send", (*called("s1"), DOUBT, HumanAsked(path="s1", question="happened", reason="")), True),
+        ("mail.send", (*called("s1"), DOUBT, WHO_KNOWS), True),
+        ("files.append", (*called("s1"), DOUBT, StepProbed(path="s1", happened=True)), True),
+        ("files.append", (*called("s1"), DOUBT, StepProbed(path="s1", happened=False)), False),
+        ("mail.send", (*called("s1"), DOUBT, WHO_KNOWS, HumanAnswered(path="s1", answer="no", by="user")), False),
         (
             "files.write",
             (*called("s1"), DOUBT, StepStarted(path="s1", attempt=2, key="k"), StepFailed(path="s1", fault=LOST)),
@@ -430,7 +445,7 @@ def test_a_report_says_what_was_taken_back_and_what_could_not_be(
 ) -> None:
     steps = [put(f"s{n}", f"{n}") for n in (1, 2, 3)]
     effects = [event for n in (1, 2, 3) for event in made(f"s{n}", name=f"{n}")]
-    run = given(*accepted(*steps, callees=every), *effects, CancelRequested(by="ann"))
+    run = given(*accepted(*steps, callees=every), *effects, CancelRequested(by="user"))
     run = then(run, UndoBegan(paths=("s3", "s2", "s1")))
     fault = Fault(code="T-9", error_class="conflict", message="it was changed since")
     started = [StepStarted(path=f"s{n}~undo", attempt=1, key=f"k-s{n}-undo") for n in (3, 2, 1)]

@@ -154,12 +154,12 @@ def test_an_approved_call_is_cut_and_a_question_waited_for(given: Given, accepte
     asked = HumanAsked(path="s2", question="approve", reason="why")
     begun = (*accepted(*steps, **PARTIAL), *made("s1"), resolved("s2", ask), asked)
     assert decide(given(*begun)) == (AskHuman("s2"),)
-    yes = HumanAnswered(path="s2", answer="yes", by="ann")
+    yes = HumanAnswered(path="s2", answer="yes", by="user")
     assert recorded(given(*begun, yes)) == cut("s2")
 
 
 def test_what_may_have_happened_is_never_cut(given: Given, accepted: Accepted) -> None:
-    doubt = (HumanAsked(path="s1", question="happened", reason=""), HumanAnswered(path="s1", answer="no", by="ann"))
+    doubt = (HumanAsked(path="s1", question="happened", reason=""), HumanAnswered(path="s1", answer="no", by="user"))
     begun = (*accepted(step("s1", "mail.send"), **PARTIAL), *made("s1")[:2])
     assert ended(given(*begun, StepInDoubt(path="s1", reason=""), *doubt)).status == "over_budget"
 
@@ -216,21 +216,21 @@ def test_where_money_is_limited_a_planner_needs_a_price(given: Given, started: S
 
 def test_a_paused_run_begins_nothing_until_that_is_lifted(given: Given, accepted: Accepted) -> None:
     asked = HumanAsked(path="s2", question="approve", reason="")
-    begun = (*accepted(step("s1"), step("s2")), resolved("s1"), resolved("s2"), asked, PauseRequested(by="ann"))
+    begun = (*accepted(step("s1"), step("s2")), resolved("s1"), resolved("s2"), asked, PauseRequested(by="user"))
     assert decide(given(*begun)) == ()
-    yes = HumanAnswered(path="s2", answer="yes", by="ann")
+    yes = HumanAnswered(path="s2", answer="yes", by="user")
     assert decide(given(*begun, yes)) == ()
-    run = given(*begun, yes, PauseLifted(by="ann"))
+    run = given(*begun, yes, PauseLifted(by="user"))
     assert [command.path for command in decide(run) if isinstance(command, Call)] == ["s1", "s2"]
 
 
 def test_a_planner_may_be_paused_too(given: Given, started: Started) -> None:
-    assert decide(given(started(), PauseRequested(by="ann"))) == ()
+    assert decide(given(started(), PauseRequested(by="user"))) == ()
 
 
 # corrections -------------------------------------------------------------------------------------------------
 
-WORDS = Steered(by="ann", text="in French")
+WORDS = Steered(by="user", text="in French")
 CORRECTED = PlanAbandoned(revision=2, reason="corrected")
 
 
@@ -263,7 +263,7 @@ def test_changed_inputs_are_taken_up_without_a_planner(given: Given, accepted: A
     steps = (Step.model_validate({"id": "s1", **put}), step("s2"), let("s3", ["$s1", "$s2"]))
     begun = accepted(*steps, answer="$s3", inputs={"x": "a"}, callees=every, is_given=True)
     done = (*made("s1", name="a"), *made("s2", path="s2"))
-    begun = (*begun, *done, Steered(by="ann", inputs={"x": "b"}), CORRECTED)
+    begun = (*begun, *done, Steered(by="user", inputs={"x": "b"}), CORRECTED)
     began = UndoBegan(paths=("s1",))
     assert recorded(given(*begun)) == [began]
     (accept,) = recorded(given(*begun, began))
@@ -283,7 +283,7 @@ def test_a_plan_for_the_rest_goes_on_where_the_run_is(given: Given, accepted: Ac
     steps = (step("s1"), step("s2"))
     other = Plan(steps=(step("s1"), let("s3", "$s1")), answer="$s3")
     begun = (*accepted(*steps, answer=["$s1", "$s2"], is_given=True), *made("s1"), resolved("s2"))
-    begun = (*begun, Steered(by="ann", plan=other), CORRECTED)
+    begun = (*begun, Steered(by="user", plan=other), CORRECTED)
     (accept,) = recorded(given(*begun))
     assert isinstance(accept, PlanAccepted)
     run = given(*begun, accept)

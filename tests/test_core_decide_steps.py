@@ -73,7 +73,7 @@ def test_steps_start_once_all_they_read_or_wait_for_has_ended(given: Given, acce
 
 def test_a_step_is_skipped_by_its_condition(given: Given, accepted: Accepted) -> None:
     begun = accepted(step("s1"), step("s2", **{"if": "s1 > 3"}))
-    assert recorded(given(*begun, gave("s1", 3))) == [StepSkipped(path="s2", cause="condition")]
+    assert recorded(given(*begun, gave("s1", 3))) == [StepSkipped(path="s2", cause="condition", decided_by=BOUNDED)]
     (event,) = recorded(given(*begun, gave("s1", 4)))
     assert isinstance(event, StepResolved)
 
@@ -137,7 +137,8 @@ def test_the_items_of_a_map_are_worked_out_once_and_bounded_by_its_condition(
     begun = accepted(step("s1"), step("s2", for_each=["a", "b"], **{"if": "s1"}))
     (event,) = recorded(given(*begun, gave("s1", True)))
     assert event == MapResolved(path="s2", items=Labelled(value=["a", "b"], label=BOUNDED))
-    assert recorded(given(*begun, gave("s1", False))) == [StepSkipped(path="s2", cause="condition")]
+    skipped = StepSkipped(path="s2", cause="condition", decided_by=UNTRUSTED)
+    assert recorded(given(*begun, gave("s1", False))) == [skipped]
 
 
 def test_a_condition_on_the_item_is_left_to_each_item(given: Given, accepted: Accepted) -> None:

@@ -11,6 +11,7 @@ from planner.core.events import (
     Event,
     Fault,
     MapResolved,
+    Steered,
     StepFailed,
     StepResolved,
     StepSkipped,
@@ -83,7 +84,20 @@ def test_a_step_gives_a_value_a_reason_for_none_or_nothing_yet(
 
 def test_a_failure_that_the_plan_goes_on_without_is_a_missing_value(given: Given, accepted: Accepted) -> None:
     run = given(*accepted(step(on_error={"then": "skip"})), StepFailed(path="s1", fault=GONE))
-    assert view(run).outcome("s1") == LOST
+    assert view(run).outcome("s1") == Missing(reason="failed", label=UNTRUSTED)
+
+
+@pytest.mark.parametrize("label", [TRUSTED, BOUNDED, UNTRUSTED])
+def test_what_is_missing_is_worth_no_more_than_what_decided_so(
+    label: Label, given: Given, accepted: Accepted
+) -> None:
+    called = StepResolved(path="s1", arguments=Labelled(value={"path": "a"}, label=label))
+    run = given(*accepted(step(on_error={"then": "skip"})), called, StepFailed(path="s1", fault=GONE))
+    assert view(run).outcome("s1") == Missing(reason="failed", label=label)
+    skipped = StepSkipped(path="s1", cause="condition", decided_by=label)
+    run = given(*accepted(step(), answer=["$s1"]), skipped)
+    assert view(run).outcome("s1") == Missing(reason="skipped", label=label)
+    assert answer(view(run)) == Labelled(value=[None], label=label)
 
 
 def test_a_failure_that_is_tried_again_is_no_outcome_yet(given: Given, accepted: Accepted) -> None:
@@ -119,7 +133,7 @@ def test_what_stands_in_for_a_failed_call_gives_the_step_its_value(given: Given,
     begun = (MapResolved(path="s1", items=Labelled(value=[1])), *fell_back("s1[0]"))
     lost_item = StepFailed(path="s1[0]~fallback", fault=GONE)
     assert view(given(*accepted(map_), *begun)).outcome("s1") is None
-    assert view(given(*accepted(map_), *begun, lost_item)).outcome("s1") == Labelled(value=[None])
+    assert view(given(*accepted(map_), *begun, lost_item)).outcome("s1") == Labelled(value=[None], label=UNTRUSTED)
 
 
 # maps
@@ -155,7 +169,8 @@ def test_a_map_has_no_outcome_before_its_last_item_ended(missing: int, given: Gi
 
 
 def test_a_map_that_may_lose_no_item_is_lost_with_one(given: Given, accepted: Accepted) -> None:
-    assert view(given(*accepted(FAILS), *mapped(*ENDS))).outcome("s1") == LOST
+    gone = view(given(*accepted(FAILS), *mapped(*ENDS))).outcome("s1")
+    assert gone == Missing(reason="failed", label=UNTRUSTED)
     assert view(given(*accepted(step(for_each=[1, 2, 3])), *mapped(*ENDS))).outcome("s1") is None
 
 
@@ -234,7 +249,7 @@ def test_a_block_sees_its_branch_and_its_item_and_what_stands_around_it(given: G
         "t1": Labelled(value="a"),
         "s1": Labelled(value=7),
         "inputs": Labelled(value={"x": 1}),
-        "t3": SKIPPED,
+        "t3": Missing(reason="skipped", label=BOUNDED),
     }
     assert scope(view(run), frame, frozenset({"t2"})) is None
     other = inside(outer, BLOCK, "s2[1]", run.step("s2[1]"), {})
@@ -255,6 +270,17 @@ def test_a_block_gives_its_answer_or_the_last_value_of_its_branch(given: Given, 
 
 
 # inputs
+
+
+def test_inputs_that_somebody_else_changed_are_untrusted(given: Given, accepted: Accepted) -> None:
+    begun = accepted(step(), inputs={"x": 1, "y": 2}, is_given=True)
+    for by, label in (("user", TRUSTED), ("bob", UNTRUSTED.from_source("human:bob"))):
+        run = given(*begun, Steered(by=by, inputs={"x": 3}))
+        seen = scope(view(run), FRAME, frozenset({"inputs"}))
+        assert seen is not None
+        inputs = seen["inputs"]
+        assert isinstance(inputs, Labelled)
+        assert (inputs.at(("x",)).label, inputs.at(("y",)).label) == (label, TRUSTED)
 
 
 def test_arguments_conditions_and_values_are_resolved_with_their_labels() -> None:

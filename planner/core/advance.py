@@ -19,10 +19,10 @@ from planner.core.events import (
 )
 from planner.core.expr import Missing, Scope, expression_names, may_miss, names
 from planner.core.forecast import ACTIVE_ITEMS
-from planner.core.labels import Json, Labelled, join
+from planner.core.labels import Json, Label, Labelled, join
 from planner.core.plan import Step, StepPath, beside, inner_path, map_path, opening, own_names, stand_in
 from planner.core.policy import judge
-from planner.core.run import failures_in, falls_back, has_ended, has_failed, item_paths
+from planner.core.run import failures_in, falls_back, has_ended, has_failed, item_paths, last_path
 from planner.core.values import Frame, View
 from planner.errors import PlanError
 
@@ -67,7 +67,12 @@ def _begun(view: View, frame: Frame, step: Step, path: StepPath, seen: Scope, *,
             return _map(frame, step, path, seen)
         return _resolve(view, frame, step, path, seen, items=items)
     except PlanError as error:
-        return StepFailed(path=path, fault=fault_of(error))
+        return StepFailed(path=path, fault=fault_of(error), decided_by=_read(seen).joined(frame.decided_by))
+
+
+def _read(seen: Scope) -> Label:
+    """The label of all that an evaluation may have looked at."""
+    return join(value.label if isinstance(value, Missing) else value.overall() for value in seen.values())
 
 
 def fault_of(error: PlanError) -> Fault:
@@ -165,13 +170,16 @@ def _block(view: View, frame: Frame, step: Step, *, is_open: bool) -> Iterator[C
     if commands or _is_busy(view, frame.place):
         yield from commands
     elif failure is not None:
-        yield Record(StepFailed(path=frame.place, fault=failure.fault))
+        last = view.run.step(last_path(view.run, failure.step, failure.path)[1])
+        yield Record(StepFailed(path=frame.place, fault=failure.fault, decided_by=values.lost_to(last)))
     elif _is_answerable(view, frame, step):
         try:
             value = values.answer_of(view, frame, step.answer)
             yield Record(StepSucceeded(path=frame.place, value=values.under(frame.decided_by, value)))
         except PlanError as error:
-            yield Record(StepFailed(path=frame.place, fault=fault_of(error)))
+            seen = values.scope(view, frame, names(step.answer)) or {}
+            decided_by = _read(seen).joined(frame.decided_by)
+            yield Record(StepFailed(path=frame.place, fault=fault_of(error), decided_by=decided_by))
 
 
 def _is_answerable(view: View, frame: Frame, step: Step) -> bool:

@@ -226,7 +226,8 @@ def is_effect(run: Run, path: StepPath) -> bool:
     if callee is None or callee.is_reading or role_of(path) == "undo" or state.begun <= run.forked_at:
         return False
     may_be_part = callee.kind == "plan"  # also of one that failed, something may have happened
-    return state.status == "succeeded" or is_unknown(state) or may_be_part
+    is_denied = state.answer == "no" and (state.status == "in_doubt" or state.question == "happened")
+    return state.status == "succeeded" or (is_unknown(state) and not is_denied) or may_be_part
 
 
 def is_unknown(state: StepState) -> bool:

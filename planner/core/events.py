@@ -204,6 +204,8 @@ class StepFailed(Frozen):
     usage: tuple[Usage, ...] = ()
     seconds: float = 0.0
     calls: int = 0
+    decided_by: Label = TRUSTED
+    """The label of what could not be computed."""
 
 
 class StepInDoubt(Frozen):

@@ -186,7 +186,8 @@ def _filled(state: StepState, event: StepEvent) -> StepState:  # noqa: C901, PLR
         case StepSucceeded():
             return replace(state, value=event.value, fault=None, is_unsure=False)
         case StepFailed():
-            return replace(state, fault=event.fault, failures=state.failures + 1)
+            label = state.decided_by.joined(event.decided_by)
+            return replace(state, fault=event.fault, failures=state.failures + 1, decided_by=label)
         case StepInDoubt():
             return replace(state, probed=False, answer=None, doubts=state.doubts + 1)
         case StepProbed():

@@ -57,7 +57,6 @@ from planner.core.ledger import NOTHING, Amount, Spent
 from planner.core.moves import StepEvent, moved, resumed
 from planner.core.plan import (
     StepPath,
-    beside,
     inner_path,
     own_path,
     place_of,
@@ -320,7 +319,7 @@ def _undoing(run: Run, event: UndoBegan) -> Run:
 def _aimed(run: Run, event: StepEvent) -> StepEvent:
     """The event; a nudge goes to the call that is being taken back, where that is what waits."""
     if isinstance(event, StepNudged) and run.step(event.path).status not in {"started", "parked"}:
-        return event.model_copy(update={"path": beside(event.path, "undo")})
+        return event.model_copy(update={"path": undo_path(event.path)})
     return event
 
 

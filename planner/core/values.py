@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from planner.core.expr import Missing, Scope, evaluate, names, resolve
-from planner.core.labels import TRUSTED, UNTRUSTED, Integrity, Json, Label, Labelled, gather, join
+from planner.core.labels import TRUSTED, Integrity, Json, Label, Labelled, gather, join
 from planner.core.plan import Plan, Step, StepId, StepPath, inner_path, is_tolerated, role_of, split_path
 from planner.core.run import Run, StepState, has_failed, item_paths, last_path
 from planner.errors import PlanError
@@ -110,7 +110,8 @@ def _map_outcome(run: Run, step: Step, path: StepPath, state: StepState) -> Labe
 
 def lost_to(state: StepState) -> Label:
     """The label of what made a call fail: whoever chose its arguments may have chosen that."""
-    return UNTRUSTED if state.arguments is None else state.arguments.overall()
+    given = TRUSTED if state.arguments is None else state.arguments.overall()
+    return state.decided_by.joined(given)
 
 
 def _is_cut(run: Run, step: Step, path: StepPath) -> bool:

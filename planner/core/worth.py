@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from planner.core.catalog import Callee, Catalogue
 from planner.core.expr import names, reference
 from planner.core.labels import Integrity, Json, Label, Labelled, Path
-from planner.core.plan import Plan, Role, Step, StepId, stand_in
+from planner.core.plan import Plan, Role, Step, StepId, reads, stand_in
 from planner.core.policy import attest
 from planner.core.reach import known
 from planner.core.syntax import Expr, field_name, parse, translated
@@ -116,6 +116,11 @@ def appraise(plan: Plan, catalogue: Catalogue) -> Appraisal:
 _Scope = Mapping[str, Worth]
 
 
+def _absence(id_: StepId) -> str:
+    """Where a scope says what decides that the step gives no value; no name is like it."""
+    return f"?{id_}"
+
+
 @dataclass(slots=True)
 class _Run:
     """The plan as it runs over labels."""
@@ -124,12 +129,14 @@ class _Run:
     calls: list[Appraised] = field(default_factory=list)
     results: dict[StepId, Worth] = field(default_factory=dict)
     sources: dict[StepId, Callee] = field(default_factory=dict)
+    absences: dict[StepId, Worth] = field(default_factory=dict)
+    """What whatever decides that a step gives no value is worth."""
 
     def steps(self, steps: tuple[Step, ...], scope: _Scope, decided: Worth) -> _Scope:
         """The scope after these steps, each of which runs only as `decided` says."""
         for step in steps:
             self.results[step.id] = self.step(step, scope, decided)
-            scope = {**scope, step.id: self.results[step.id]}
+            scope = {**scope, step.id: self.results[step.id], _absence(step.id): self.absences[step.id]}
         return scope
 
     def step(self, step: Step, scope: _Scope, decided: Worth) -> Worth:
@@ -138,8 +145,17 @@ class _Run:
             scope = {**scope, step.as_: items.part((ITEM,)), f"{step.as_}_i": items.overall()}
         condition = Worth() if step.if_ is None else _solved(parse(step.if_), scope)
         decided = joined((decided, condition, items))
+        before = len(self.calls)
         one = self.value(step, scope, decided).through(step.id)
-        return Worth(parts={ITEM: one}).under(decided) if step.is_map else one
+        given = [worth for call in self.calls[before:] for worth in call.arguments.values()]
+        read = [scope.get(key, Worth()) for name in reads(step) for key in (name, _absence(name))]
+        held = [self.absences[one.id] for one in step.inner]
+        absence = self.absences[step.id] = joined((decided, *given, *read, *held))
+        if not step.is_map:
+            return one
+        if step.on_item_error == "drop" or step.if_ is not None:  # which items are there says something of them
+            return Worth(parts={ITEM: joined((one, absence))}).under(absence)
+        return Worth(parts={ITEM: one}).under(decided)
 
     def value(self, step: Step, scope: _Scope, decided: Worth) -> Worth:
         if step.is_block:
@@ -148,13 +164,18 @@ class _Run:
             return value_worth(step.let, scope).under(decided)
         own = self.call(step, "call", scope, decided)
         other = stand_in(step)
-        return own if other is step else joined((own, self.call(other, "fallback", scope, decided)))
+        if other is step:
+            return own
+        failed = joined((decided, *self.calls[-1].arguments.values()))
+        return joined((own, self.call(other, "fallback", scope, failed)))
 
     def block(self, step: Step, scope: _Scope, decided: Worth) -> Worth:
         branches = {**self.steps(step.do, scope, decided), **self.steps(step.else_, scope, decided)}
-        if step.answer is not None:
-            return value_worth(step.answer, branches).under(decided)
-        return joined(self.results[held.id] for held in step.inner).under(decided)
+        missing = joined(self.absences[held.id] for held in step.inner)
+        if step.answer is None:
+            return joined(self.results[held.id] for held in step.inner).under(joined((decided, missing)))
+        whole = value_worth(step.answer, branches).under(decided)
+        return whole if missing.integrity is Integrity.TRUSTED else joined((whole, missing))
 
     def call(self, step: Step, role: Role, scope: _Scope, decided: Worth) -> Worth:
         callee = known(self.catalogue, step.use or "")
@@ -275,6 +296,7 @@ def _looked(node: ast.AST, scope: _Scope, bound: frozenset[str], *, may_miss: bo
     chain = _chain(node)
     if chain is not None:
         if chain[0] not in bound:
+            yield scope.get(_absence(chain[0]), Worth()) if may_miss else Worth()
             yield scope.get(chain[0], UNKNOWN).part(() if may_miss else chain[1])
         return
     children: Iterable[ast.AST] = ast.iter_child_nodes(node)

@@ -338,7 +338,9 @@ class Schedule:
         name = chance.choice(("x", "at"))
         text = "otherwise" if self.scenario.is_planned and chance.random() < 0.5 else ""
         plan = None if self.scenario.is_calm or chance.random() < 0.7 else shortened(self.run)
-        self.journal.append(Steered(by=PERSON, text=text, inputs={name: changes[name]}, plan=plan))
+        is_own = plan is not None or text or self.scenario.is_calm  # others' inputs are labelled as theirs
+        by = self.run.started.principal.name if is_own else PERSON
+        self.journal.append(Steered(by=by, text=text, inputs={name: changes[name]}, plan=plan))
 
     def _send_early(self, chance: Random) -> None:
         other = 1 if self.scenario.is_calm else 99  # in a calm course, events of one name say one thing
