@@ -214,7 +214,7 @@ def test_a_failure_in_a_block_ends_it_once_nothing_there_is_under_way(given: Giv
     assert decide(given(*begun)) == ()
     begun = (*begun, gave("s1/t1"))
     assert recorded(given(*begun)) == [failed("s1")]
-    assert recorded(given(*begun, failed("s1"))) == [gave("s2", "none", BOUNDED)]
+    assert recorded(given(*begun, failed("s1"))) == [gave("s2", "none")]
 
 
 def test_a_doubt_in_a_block_that_failed_is_settled_first(given: Given, accepted: Accepted) -> None:

@@ -84,7 +84,7 @@ def test_a_step_gives_a_value_a_reason_for_none_or_nothing_yet(
 
 def test_a_failure_that_the_plan_goes_on_without_is_a_missing_value(given: Given, accepted: Accepted) -> None:
     run = given(*accepted(step(on_error={"then": "skip"})), StepFailed(path="s1", fault=GONE))
-    assert view(run).outcome("s1") == Missing(reason="failed", label=UNTRUSTED)
+    assert view(run).outcome("s1") == Missing(reason="failed")
 
 
 @pytest.mark.parametrize("label", [TRUSTED, BOUNDED, UNTRUSTED])
@@ -133,7 +133,7 @@ def test_what_stands_in_for_a_failed_call_gives_the_step_its_value(given: Given,
     begun = (MapResolved(path="s1", items=Labelled(value=[1])), *fell_back("s1[0]"))
     lost_item = StepFailed(path="s1[0]~fallback", fault=GONE)
     assert view(given(*accepted(map_), *begun)).outcome("s1") is None
-    assert view(given(*accepted(map_), *begun, lost_item)).outcome("s1") == Labelled(value=[None], label=UNTRUSTED)
+    assert view(given(*accepted(map_), *begun, lost_item)).outcome("s1") == Labelled(value=[None])
 
 
 # maps
@@ -170,7 +170,7 @@ def test_a_map_has_no_outcome_before_its_last_item_ended(missing: int, given: Gi
 
 def test_a_map_that_may_lose_no_item_is_lost_with_one(given: Given, accepted: Accepted) -> None:
     gone = view(given(*accepted(FAILS), *mapped(*ENDS))).outcome("s1")
-    assert gone == Missing(reason="failed", label=UNTRUSTED)
+    assert gone == Missing(reason="failed")
     assert view(given(*accepted(step(for_each=[1, 2, 3])), *mapped(*ENDS))).outcome("s1") is None
 
 

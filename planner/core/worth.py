@@ -171,11 +171,12 @@ class _Run:
 
     def block(self, step: Step, scope: _Scope, decided: Worth) -> Worth:
         branches = {**self.steps(step.do, scope, decided), **self.steps(step.else_, scope, decided)}
-        missing = joined(self.absences[held.id] for held in step.inner)
         if step.answer is None:
+            missing = joined(self.absences[held.id] for held in step.inner)
             return joined(self.results[held.id] for held in step.inner).under(joined((decided, missing)))
         whole = value_worth(step.answer, branches).under(decided)
-        return whole if missing.integrity is Integrity.TRUSTED else joined((whole, missing))
+        absent = joined(branches.get(_absence(name), Worth()) for name in names(step.answer))
+        return whole if absent.integrity is Integrity.TRUSTED else joined((whole, absent))
 
     def call(self, step: Step, role: Role, scope: _Scope, decided: Worth) -> Worth:
         callee = known(self.catalogue, step.use or "")
