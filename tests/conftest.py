@@ -14,7 +14,7 @@ import pytest
 
 from planner.core.catalog import Callee, Declaration, Parameter
 from planner.core.check import Certificate
-from planner.core.commands import AskHuman, Call, Command, Probe, Record, ScheduleRetry, StartTimer
+from planner.core.commands import AskHuman, AskPlanner, Call, Command, Probe, Record, ScheduleRetry, StartTimer
 from planner.core.decide import decide
 from planner.core.events import (
     Event,
@@ -402,8 +402,10 @@ class Process:
                 question = self.run.step(path).question
                 assert question is not None
                 self.append(self.world.weather.answer(path, question, happened=self._happened(path)))
+            case AskPlanner(revision=revision, attempt=attempt):
+                self.append(PlanProposed(revision=revision, attempt=attempt, plan=None))
             case _:
-                raise AssertionError(f"{command} in a run with a given plan and no criteria")
+                raise AssertionError(f"{command} in a run without criteria")
 
     def _happened(self, path: str) -> bool:
         key = self.run.step(path).key

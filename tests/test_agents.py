@@ -15,7 +15,6 @@ from planner.config import reference
 from planner.core.check import Problem
 from planner.core.commands import AskPlanner
 from planner.core.events import (
-    Criterion,
     Event,
     Fault,
     PlanAbandoned,
@@ -30,6 +29,7 @@ from planner.core.labels import UNTRUSTED, Integrity, Json, Labelled
 from planner.core.plan import Step
 from planner.core.policy import Verdict, attest
 from planner.core.run import Run
+from planner.core.setup import Criterion
 from planner.errors import ModelError, PlannerError, ToolError
 from planner.llm.model import Ask, Completion, Profile, ScriptedModel
 from planner.prompts import load

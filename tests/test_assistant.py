@@ -423,7 +423,8 @@ def test_two_assistants_of_one_process_share_nothing_but_the_state_they_both_nam
 
 
 def test_roles_may_have_models_of_their_own_and_each_choice_has_a_reason() -> None:
-    settings = Models(default=("openai/a",), roles={"writer": ("groq/b",)}, profiles={"openai/a": Ability(can_judge=False)})
+    able = {"openai/a": Ability(can_judge=False)}
+    settings = Models(default=("openai/a",), roles={"writer": ("groq/b",)}, profiles=able)
 
     async def work() -> None:
         pool = Pool(settings, environ={})
@@ -467,7 +468,7 @@ def test_all_models_are_closed_also_where_closing_one_fails() -> None:
             return models[wanted]
 
     async def work() -> None:
-        pool = Given(Models(default="a", roles={"writer": "b"}), environ={})
+        pool = Given(Models(default=("a",), roles={"writer": ("b",)}), environ={})
         found = [await pool.of(role) for role in ("planner", "writer", "planner")]
         assert found == [models["a"], models["b"], models["a"]]
         for _ in range(2):

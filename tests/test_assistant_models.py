@@ -26,9 +26,9 @@ from planner import (
     tool,
 )
 from planner.assistant import DEFAULT_POLICY, Result
+from planner.cards import Answer
 from planner.config import Config, Limits, reference
 from planner.core.events import PlanAbandoned, StepResolved, StepSucceeded, Usage
-from planner.cards import Answer
 from planner.llm.model import AnswerError, Ask, Completion, Profile
 from planner.tools import Toolbox
 

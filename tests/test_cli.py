@@ -357,9 +357,8 @@ def card(**fields: Any) -> Card:
     arguments = Labelled(value=value, leaves=tuple(((name,), label) for name, label in labels.items()))
     callee = Callee(name="mail.send", summary="Send a mail")
     given: dict[str, Any] = {"question": "approve", "reason": "`mail` wants a person"}
-    return Card(
-        **{"run_id": "r", "path": "s3", "callee": callee, "arguments": arguments, "asked": 1} | given | fields
-    )
+    given |= {"run_id": "r", "path": "s3", "callee": callee, "arguments": arguments, "asked": 1}
+    return Card(**(given | fields))
 
 
 def test_a_card_shows_what_would_be_done_with_what_and_where_each_argument_is_from() -> None:

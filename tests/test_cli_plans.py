@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from planner.cli.plans import changed, read
+from planner.core.labels import Json
 from planner.errors import UserError
 
 PLAN = """\
@@ -69,7 +70,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 def test_a_value_is_json_where_it_can_be_and_stays_text_where_the_plan_has_text() -> None:
     given = ["n=3", "items=[1, 2]", "name=Ada = Byron", "zip=01234", "code=7"]
-    inputs = {"code": "99", "n": 1}
+    inputs: dict[str, Json] = {"code": "99", "n": 1}
     assert changed(given, inputs) == {"n": 3, "items": [1, 2], "name": "Ada = Byron", "zip": "01234", "code": "7"}
     with pytest.raises(UserError, match="U-453"):
         changed(["name"], {})

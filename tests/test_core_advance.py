@@ -17,6 +17,7 @@ from planner.core.events import (
     HumanAsked,
     MapResolved,
     PlanAbandoned,
+    Recorded,
     ReviewInconclusive,
     RunResumed,
     StepFailed,
@@ -31,6 +32,7 @@ from planner.core.ledger import Budget
 from planner.core.plan import Step
 from planner.core.policy import Policy, Rule, Verdict
 from planner.core.run import Run
+from planner.core.state import evolve
 
 Given: TypeAlias = Callable[..., Run]
 Accepted: TypeAlias = Callable[..., tuple[Event, ...]]
@@ -71,6 +73,10 @@ def made(path: str) -> StepStarted:
 
 def failed(path: str, fault: Fault = LOST) -> StepFailed:
     return StepFailed(path=path, fault=fault)
+
+
+def then(run: Run, event: Event) -> Run:
+    return evolve(run, Recorded(seq=0, run_id=run.id, run_seq=run.run_seq + 1, at=run.at, event=event))
 
 
 def recorded(run: Run) -> list[Event]:
@@ -215,6 +221,30 @@ def test_a_failure_in_a_block_ends_it_once_nothing_there_is_under_way(given: Giv
     begun = (*begun, gave("s1/t1"))
     assert recorded(given(*begun)) == [failed("s1")]
     assert recorded(given(*begun, failed("s1"))) == [gave("s2", "none")]
+
+
+def test_what_a_failure_says_of_untrusted_data_bounds_what_comes_instead(given: Given, accepted: Accepted) -> None:
+    skip = {"on_error": {"then": "skip"}}
+    instead = let("s9", "${s1 ?? 'none'}")
+    told = gave("s0", 0, UNTRUSTED)
+    for held in (
+        let("s1", "${1 / s0}", **skip),
+        block("s1", let("t1", "${1 / s0}"), **skip),
+        block("s1", let("t1", 1), answer="${1 / s0}", **skip),
+        let("s1", "$item", for_each="${1 / s0}", **skip),
+    ):
+        run = given(*accepted(step("s0"), held, instead), told)
+        while not isinstance((event := recorded(run)[0]), StepSucceeded) or event.path != "s9":
+            run = then(run, event)
+        assert event == gave("s9", "none", BOUNDED)
+
+
+def test_what_stands_in_and_cannot_be_computed_tells_whose_data_it_was(given: Given, accepted: Accepted) -> None:
+    first = step("s1", on_error=fallback(text="${1 / s0}"))
+    run = given(*accepted(step("s0"), first), gave("s0", 0, UNTRUSTED), *called("s1"), failed("s1"))
+    (event,) = recorded(run)
+    assert isinstance(event, StepFailed)
+    assert (event.path, event.fault.code, event.decided_by) == ("s1~fallback", "P-209", UNTRUSTED)
 
 
 def test_a_doubt_in_a_block_that_failed_is_settled_first(given: Given, accepted: Accepted) -> None:

@@ -80,9 +80,7 @@ def test_every_step_has_an_id_of_its_own_that_is_not_inputs() -> None:
 def test_a_step_is_a_call_or_a_value() -> None:
     both = step("s1", "files.list", {"let": 1})
     assert codes(both, answer="$s1") == ["P-107"]
-    assert wrong(Step(id="s1"), answer="$s1") == [
-        "P-107 step `s1` needs one of `use`, `let` and `do`, and only one"
-    ]
+    assert wrong(Step(id="s1"), answer="$s1") == ["P-107 step `s1` needs one of `use`, `let` and `do`, and only one"]
 
 
 def test_an_unknown_callee_is_told_with_those_that_are_like_it() -> None:

@@ -11,7 +11,6 @@ from planner.core.commands import AskPlanner, AskValidator, Call, Record
 from planner.core.decide import LADDER, decide
 from planner.core.events import (
     CancelRequested,
-    Criterion,
     Event,
     Fault,
     PlanAbandoned,
@@ -35,6 +34,7 @@ from planner.core.ledger import Budget
 from planner.core.plan import Plan, Step
 from planner.core.policy import Policy, Verdict
 from planner.core.run import Run
+from planner.core.setup import Criterion
 
 Given: TypeAlias = Callable[..., Run]
 Accepted: TypeAlias = Callable[..., tuple[Event, ...]]

@@ -31,6 +31,7 @@ from planner.core.events import (
     Steered,
     StepFailed,
     StepInDoubt,
+    StepProbed,
     StepResolved,
     StepSkipped,
     StepStarted,
@@ -228,6 +229,18 @@ def test_a_planner_may_be_paused_too(given: Given, started: Started) -> None:
     assert decide(given(started(), PauseRequested(by="user"))) == ()
 
 
+def test_a_run_that_is_only_to_be_planned_stands_still_behind_its_plan(given: Given, started: Started) -> None:
+    plan = Plan(steps=(step("s1"),), answer="$s1")
+    begun = started(plan=plan, is_only_planned=True)
+    accept, pause = recorded(given(begun))
+    assert isinstance(accept, PlanAccepted)
+    assert pause == PauseRequested(by="user")
+    assert decide(given(begun, accept, pause)) == ()
+    assert len(recorded(given(started(plan=plan)))) == 1
+    unread = started(plan=Plan(steps=(step("s1", "files.burn"),)), is_only_planned=True)
+    assert len(recorded(given(unread))) == 1
+
+
 # corrections -------------------------------------------------------------------------------------------------
 
 WORDS = Steered(by="user", text="in French")
@@ -256,6 +269,18 @@ def test_a_correction_comes_before_a_failure_and_before_the_end(given: Given, ac
     assert recorded(given(*begun, StepFailed(path="s1", fault=LOST), WORDS)) == [CORRECTED]
     for review in (ReviewPassed(criteria=()), ReviewInconclusive()):
         assert recorded(given(*begun, *made("s1"), review, WORDS)) == [CORRECTED]
+
+
+def test_a_call_that_did_not_happen_is_left_to_the_corrected_plan(given: Given, accepted: Accepted) -> None:
+    doubt = StepInDoubt(path="s1", reason="no answer")
+    asked = HumanAsked(path="s1", question="happened", reason="")
+    no = HumanAnswered(path="s1", answer="no", by="user")
+    for use, told in (("files.read", ()), ("files.append", (StepProbed(path="s1", happened=False),))):
+        begun = (*accepted(step("s1", use)), *made("s1")[:2], doubt, *told)
+        assert recorded(given(*begun, WORDS)) == [CORRECTED]
+    begun = (*accepted(step("s1", "mail.send")), *made("s1")[:2], doubt, asked)
+    assert decide(given(*begun, WORDS)) == (AskHuman("s1"),)
+    assert recorded(given(*begun, WORDS, no)) == [CORRECTED]
 
 
 def test_changed_inputs_are_taken_up_without_a_planner(given: Given, accepted: Accepted, every: Callees) -> None:

@@ -46,7 +46,9 @@ def test_without_limits_there_is_room_for_anything() -> None:
         (Budget(seconds=2), Spent(seconds=2), NOTHING, ONE_CALL, "2 of 2 seconds are over"),
     ],
 )
-def test_a_call_without_room_is_refused_with_the_figures(budget: Budget, spent: Spent, held: Amount, wanted: Amount, said: str) -> None:
+def test_a_call_without_room_is_refused_with_the_figures(
+    budget: Budget, spent: Spent, held: Amount, wanted: Amount, said: str
+) -> None:
     assert said in (refusal(budget, spent, held, wanted) or "")
 
 

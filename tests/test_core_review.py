@@ -6,7 +6,6 @@ from typing import Any, TypeAlias
 import pytest
 
 from planner.core.events import (
-    Criterion,
     Event,
     MapResolved,
     ReviewFailed,
@@ -22,6 +21,7 @@ from planner.core.labels import Json, Labelled
 from planner.core.plan import Step
 from planner.core.review import Decided, criteria, review
 from planner.core.run import Run
+from planner.core.setup import Criterion
 from planner.core.values import View
 from planner.errors import PlanError
 

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import pytest
 
 from planner.core.catalog import Callee
-from planner.core.check import Certificate, Problem
+from planner.core.check import Certificate
 from planner.core.events import (
     BlockEntered,
     BudgetRefused,
@@ -24,14 +24,10 @@ from planner.core.events import (
     PauseLifted,
     PauseRequested,
     PlanAbandoned,
-    PlanAccepted,
     PlannerFailed,
     PlanProposed,
-    PlanRejected,
     Recorded,
     ReviewFailed,
-    ReviewInconclusive,
-    ReviewPassed,
     RunFinished,
     RunForked,
     RunResumed,
@@ -394,88 +390,3 @@ def test_a_fork_calls_under_keys_of_its_own_and_takes_nothing_back_that_another_
     done = (StepResolved(path="s1"), STARTED, SUCCEEDED)
     undone = given(*accepted(step("store.put"), callees=every), *done, UndoBegan(paths=("s1",)), forked)
     assert (set(undone.steps), undone.undoing, undone.step("s1").key) == ({"s1"}, (), "k")
-
-
-# planning ----------------------------------------------------------------------------------------------------
-
-PROPOSED = PlanProposed(revision=1, attempt=1, plan=PLAN)
-REJECTED = PlanRejected(revision=1, attempt=1, problems=(Problem(code="P-1", message="no"),))
-ACCEPTED = PlanAccepted(revision=1, plan=PLAN, certificate=PASS)
-UNREACHED = PlannerFailed(revision=1, attempt=1, fault=DOWN)
-
-
-def codes(run: Run, *events: Event) -> set[str]:
-    return {refused(run, event).code for event in events}
-
-
-def test_a_planner_answers_and_its_plan_is_checked_in_turn(given: Given, started: Started) -> None:
-    run = given(started())
-    assert codes(run, REJECTED, ACCEPTED) == {"J-204"}
-    run = then(run, PROPOSED)
-    assert codes(run, PROPOSED, UNREACHED) == {"J-204"}
-    assert then(run, REJECTED).rejected == (REJECTED.problems,)
-    assert codes(then(run, REJECTED), REJECTED, ACCEPTED) == {"J-204"}
-    assert then(run, ACCEPTED).phase == "executing"
-
-
-def test_a_plan_that_came_with_the_goal_is_checked_once_and_no_planner_asked(given: Given, started: Started) -> None:
-    run = given(started(plan=PLAN))
-    assert codes(run, PROPOSED, UNREACHED) == {"J-204"}
-    assert then(run, ACCEPTED).phase == "executing"
-    assert codes(then(run, REJECTED), ACCEPTED) == {"J-204"}
-
-
-@pytest.mark.parametrize("event", [PROPOSED, UNREACHED])
-def test_an_answer_for_another_revision_is_illegal(event: Any, given: Given, started: Started) -> None:
-    assert codes(given(started()), event.model_copy(update={"revision": 2})) == {"J-204"}
-
-
-@pytest.mark.parametrize("event", [PROPOSED, REJECTED, ACCEPTED, UNREACHED])
-def test_nothing_is_planned_while_a_plan_is_carried_out(event: Event, given: Given, accepted: Accepted) -> None:
-    run = given(*accepted(READ))
-    assert codes(run, event) == {"J-204"}
-    assert codes(then(run, ReviewPassed(criteria=())), event) == {"J-204"}
-
-
-@pytest.mark.parametrize("event", [RESOLVED, ReviewPassed(criteria=()), PlanAbandoned(revision=2, reason="")])
-def test_nothing_is_carried_out_or_given_up_before_there_is_a_plan(
-    event: Event, given: Given, started: Started
-) -> None:
-    assert codes(given(started()), event) == {"J-204"}
-
-
-def test_a_planner_that_could_not_be_reached_is_forgotten_once_it_answers(given: Given, started: Started) -> None:
-    run = given(started(), UNREACHED)
-    assert (run.planner_fault, run.attempt) == (DOWN, 1)
-    run = then(run, PROPOSED.model_copy(update={"attempt": 2}))
-    assert (run.planner_fault, run.attempt) == (None, 2)
-    assert (then(run, ACCEPTED).attempt, then(run, ACCEPTED).proposal) == (0, None)
-
-
-# reviews -----------------------------------------------------------------------------------------------------
-
-
-def test_a_review_is_remembered_with_what_it_found_unmet(given: Given, accepted: Accepted) -> None:
-    run = given(*accepted(READ))
-    failed = then(run, ReviewFailed(criteria=("c1",)))
-    assert (failed.phase, failed.review, failed.unmet) == ("reviewing", "failed", ("c1",))
-    unsure = then(run, ReviewInconclusive(criteria=("c2",)))
-    assert (unsure.review, unsure.unmet) == ("inconclusive", ("c2",))
-    assert codes(unsure, ReviewPassed(criteria=())) == {"J-204"}
-
-
-def test_what_a_later_review_passes_is_unmet_no_more(given: Given, accepted: Accepted) -> None:
-    run = then(given(*accepted(READ)), ReviewFailed(criteria=("c1",)), PlanAbandoned(revision=2, reason=""))
-    assert (run.review, run.unmet) == (None, ("c1",))
-    again = {"revision": 2, "plan": PLAN}
-    run = then(
-        run, PROPOSED.model_copy(update=again), ACCEPTED.model_copy(update=again), ReviewPassed(criteria=("c1",))
-    )
-    assert (run.review, run.unmet) == ("passed", ())
-
-
-def test_a_revision_follows_on_the_one_before(given: Given, accepted: Accepted) -> None:
-    run = given(*accepted(READ))
-    assert codes(run, PlanAbandoned(revision=3, reason="")) == {"J-204"}
-    run = then(run, PlanAbandoned(revision=2, reason="why"))
-    assert (run.revision, run.phase) == (2, "planning")

@@ -23,10 +23,10 @@ from planner.core.run import Run
 from planner.core.setup import Criterion, Setup
 from planner.core.state import fold
 from planner.engine import Engine
-from planner.outside import Outside
 from planner.errors import ModelError
 from planner.journal import Lease, SqliteJournal
 from planner.llm.model import Model, ScriptedModel
+from planner.outside import Outside
 from planner.prompts import load
 from planner.tools import Toolbox
 
@@ -198,7 +198,7 @@ async def desk(
     lease = await journal.create("run", "me")
     (first,) = await journal.append(lease, 0, [started], at=datetime.now(UTC))
 
-    async def played(_: str) -> Model:
+    async def played(role: str, *, cheaper: bool = False) -> Model:
         assert model is not None
         return model
 

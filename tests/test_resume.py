@@ -487,7 +487,7 @@ def test_the_table_above_has_every_callee_of_the_reference_assistant(tmp_path: P
 
 
 if __name__ == "__main__":
-    planner.core.attempts.BACKOFF_S = 0.01
+    vars(planner.core.attempts)["BACKOFF_S"] = 0.01
     folder = Path(sys.argv[2])
     ends = often(folder) if sys.argv[1] == "often" else crashes(folder, WORKS[sys.argv[1]])
     print(json.dumps([*ends]))

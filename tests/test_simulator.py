@@ -222,7 +222,7 @@ def test_the_command_tells_the_first_divergences_and_fails(
 def test_a_nudge_counts_while_a_planner_is_asked(given: Callable[..., Run], accepted: Callable[..., Events]) -> None:
     begun = accepted(Step(id="s1", use="plan.goal", args={"goal": "part"}), callees=(GOAL,))
     parked = (StepResolved(path="s1"), StepStarted(path="s1", attempt=1, key="k"), StepParked(path="s1"))
-    asked = (Steered(by="ann", text="otherwise"), PlanAbandoned(revision=2, reason="corrected"))
+    asked = (Steered(by="user", text="otherwise"), PlanAbandoned(revision=2, reason="corrected"))
     run = given(*begun, *parked, *asked, StepNudged(path="s1"))
     assert (run.phase, run.step("s1").status) == ("planning", "interrupted")
 

@@ -34,7 +34,6 @@ from planner.core.events import (
     ReviewInconclusive,
     RunFinished,
     RunStarted,
-    Setup,
     StepFailed,
     StepInDoubt,
     StepResolved,
@@ -46,6 +45,7 @@ from planner.core.labels import TRUSTED, Label, Labelled
 from planner.core.ledger import Budget
 from planner.core.plan import Plan, Step
 from planner.core.policy import Policy, Principal
+from planner.core.setup import Setup
 from planner.telemetry import Telemetry, provider_of
 
 BEGAN = datetime(2026, 3, 1, 12, 0, 0, 250, tzinfo=UTC)

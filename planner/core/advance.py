@@ -160,7 +160,8 @@ def _fall_back(
         decided_by = frame.decided_by.joined(values.control(condition, items)).joined(failed)
         yield Record(_called(view, last.use, at, values.under(decided_by, values.arguments(last, {**seen, **own}))))
     except PlanError as error:
-        yield Record(StepFailed(path=at, fault=fault_of(error)))
+        decided_by = _read({**seen, **own}).joined(frame.decided_by)
+        yield Record(StepFailed(path=at, fault=fault_of(error), decided_by=decided_by))
 
 
 def _block(view: View, frame: Frame, step: Step, *, is_open: bool) -> Iterator[Command]:

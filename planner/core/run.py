@@ -307,6 +307,18 @@ def failures_of(run: Run) -> Iterator[Failure]:
     return failures_in(run, "", run.plan.steps if run.plan is not None else ())
 
 
+def is_carried_out(run: Run) -> bool:
+    """Whether nothing of the plan is left to do."""
+    steps = run.plan.steps if run.plan is not None else ()
+    return all(_is_over(run, step, step.id) for step in steps) and next(failures_of(run), None) is None
+
+
+def _is_over(run: Run, step: Step, path: StepPath) -> bool:
+    if run.step(path).status == "mapped":
+        return all(has_ended(run, step, item) for item in item_paths(run, path))
+    return has_ended(run, step, path)
+
+
 def item_count(state: StepState) -> int:
     """How many items a resolved map has."""
     return len(state.items.value) if state.items is not None and isinstance(state.items.value, list) else 0

@@ -77,6 +77,7 @@ from planner.core.run import (
     held_in,
     holds,
     in_flight,
+    is_carried_out,
     is_taken_back,
     item_count,
     replace,
@@ -458,6 +459,7 @@ def _planning(run: Run, event: PlanProposed | PlannerFailed | PlanRejected | Pla
 def _abandoned(run: Run, event: PlanAbandoned) -> Run:
     if run.phase not in {"executing", "reviewing"} or event.revision != run.revision + 1:
         raise JournalError("J-204", f"`{event.type}` of revision {event.revision} is illegal while {run.phase}")
+    _require(event, not in_flight(run), "a call is under way")
     failures = (*run.failures, *failures_of(run))
     given = corrected_plan(run) if run.is_corrected else None
     return replace(
@@ -473,6 +475,7 @@ def _abandoned(run: Run, event: PlanAbandoned) -> Run:
 
 def _reviewed(run: Run, event: ReviewPassed | ReviewFailed | ReviewInconclusive) -> Run:
     _expect(run, "executing", event)
+    _require(event, is_carried_out(run), "the plan has not been carried out")
     match event:
         case ReviewPassed():
             return replace(run, phase="reviewing", review="passed", unmet=())

@@ -170,6 +170,9 @@ class Journal:
                 raise BrokenLawError("an effect happens once", f"`{event.path}` begins, but `{own}` happened")
 
     def _is_repeated(self, before: Run, event: StepStarted, key: str) -> bool:
+        """Whether the same call is made again, and not because a correction made it stale, which is told."""
+        if any(remainder.path == event.path for remainder in before.left):
+            return False
         first = next(run.step(event.path) for run in self.states if run.step(event.path).key == key)
         return self.known[key] in UNDECIDED and first.arguments == before.step(event.path).arguments
 

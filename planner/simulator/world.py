@@ -150,10 +150,15 @@ class World:
     # fates
 
     def _fault(self, path: StepPath, key: str, *, after: int = 0) -> Fault | None:
-        """The call's failure, as long as it has not failed often enough; a nested goal parks `after` times first."""
+        """The call's failure, as long as it has not failed often enough; a nested goal parks `after` times first.
+
+        What happened already, and is made again since nobody knows, may fail from then on.
+        """
         fate = self.scenario.fate(path, "fails", of=20)
         if self.scenario.is_sound or (self.scenario.is_calm and role_of(path) == "fallback"):
             return None
+        if key in self.happened and not self.scenario.is_calm and fate >= 10:
+            return Fault(code="T-1", error_class="unavailable")
         times = {0: 1, 1: 1, 2: 2, 3: 3, 4: 9}.get(fate, 0)
         if times == 0 or self.settled.get(key, 0) >= times + after:
             return None
