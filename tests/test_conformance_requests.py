@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from planner import Assistant, Card, JournalError, Plan, Policy, Rule, ScriptedModel, ToolContext, UserError, tool
+from planner.assistant import user_name
 from planner.core.events import (
     CancelRequested,
     EventReceived,
@@ -174,7 +175,7 @@ def test_a_run_that_is_asked_for_everything_in_turn_does_its_work_once_and_as_co
             (answer("x", "yes"), "nothing is asked"),
             (answer("a", "yes", asked=old_a - 1), "another one"),
             (EventReceived(name="go", data={"n": 2}), ""),
-            (Steered(by="ada", text="do it otherwise"), "a plan, inputs"),
+            (Steered(by=user_name(), text="do it otherwise"), "a plan, inputs"),
             (Steered(by="ada", inputs={"word": "second"}), ""),
             (answer("b", "value", value="7", asked=old_b), ""),  # what it asks has not changed
             (answer("b", "value", value="8"), "nothing is asked"),

@@ -165,7 +165,7 @@ class Author:
                 return {words.get(kind, "text"): text}
 
     def on_error(self, id_: str, kind: str) -> dict[str, Any]:
-        """In a calm plan nothing stands in for an effect: after a crash it may have happened, and then nothing may."""
+        """In a calm plan nothing stands in for an effect: after a crash it may have happened."""
         is_alone = self.is_calm and kind in {"put", "take", "append", "send", "shell", "goal"}
         words = ("skip", "skip" if self.is_calm else "fail", "ask", "skip" if is_alone else "fallback")
         then = self.chance.choice(words)

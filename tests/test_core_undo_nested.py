@@ -207,3 +207,13 @@ def test_of_a_map_of_nested_runs_only_the_one_that_was_taken_back_runs_again(
     run = then(run, PlanAbandoned(revision=2, reason=""), PlanProposed(revision=2, attempt=1, plan=again))
     run = then(run, PlanAccepted(revision=2, plan=again, certificate=Certificate()))
     assert set(run.steps) == {"s1", "s1[0]", "s1[1]~undo"}
+
+
+@pytest.mark.parametrize("path", ["s1", "s1~undo"])
+def test_a_nudge_goes_to_what_is_being_taken_back(
+    path: str, given: Given, accepted: Accepted, every: Callees
+) -> None:
+    begun = (*accepted(step("s1", "plan.goal"), callees=every), *made("s1"), CANCEL, UndoBegan(paths=("s1",)))
+    run = given(*begun, undone("s1")[0], StepParked(path="s1~undo"))
+    assert then(run, StepNudged(path=path)).step("s1~undo").status == "interrupted"
+    assert "which is no step of the plan" in refused(given(*begun[:-2]), StepNudged(path="s1"))

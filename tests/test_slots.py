@@ -262,7 +262,7 @@ def test_a_run_that_has_many_places_is_not_passed_over_for_ever() -> None:
         (("r1", FILE, True), ("r2", None, False), False),
         (("r1", None, False), ("r2", None, False), True),
         (("r1", None, True), ("r2", NOTHING, False), True),
-        (("r1", None, True), ("r2", NOTHING, True), False),
+        (("r1", None, True), ("r2", NOTHING, True), True),
     ],
 )
 def test_an_effect_and_a_call_of_another_run_on_the_same_are_never_under_way_together(

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from planner.core.catalog import READING
 from planner.core.events import PlanAccepted, Recorded, RunFinished
 from planner.core.labels import Json
 from planner.core.plan import own_path
-from planner.core.run import UNDECIDED, Run
+from planner.core.run import Run
 from planner.core.state import evolve
 from planner.core.values import place_in
 from planner.simulator.journal import Journal
 from planner.simulator.laws import BrokenLawError
-from planner.simulator.scenarios import CALLEES
 from planner.simulator.schedule import Schedule
 from planner.simulator.world import REVERSIBLE, Deed, World, meets
 
@@ -21,8 +19,6 @@ FOLDED = 4
 """One of so many seeds folds its journal again, event by event; every crash does, up to where it was."""
 THROUGH_JSON = 16
 """One of so many seeds reads its journal from JSON for that: it takes longer than the run."""
-OPEN = frozenset({"started", "interrupted", "in_doubt", "asked", "answered", "parked"})
-_LOOKING = frozenset(callee.name for callee in CALLEES if callee.declaration.effect in READING)
 
 
 def check_end(schedule: Schedule) -> None:
@@ -66,7 +62,7 @@ def _check_journaled(world: World, journal: Journal) -> None:
         own = key.removesuffix("-undo")
         if own not in paths or is_child[own]:
             continue
-        if known not in {"succeeded", "started", *UNDECIDED}:
+        if known not in {"succeeded", "started", "in doubt"}:
             what = f"`{paths[own]}` ({key[-5:]}) happened, but the journal says {known}"
             raise BrokenLawError("what happened is journaled", what)
 

@@ -21,7 +21,7 @@ from planner.core.events import (
     WaitStarted,
 )
 from planner.core.plan import StepPath, own_path, role_of
-from planner.core.run import UNDECIDED, Run
+from planner.core.run import Run, is_undecided
 from planner.core.state import callee_at, evolve, fold
 from planner.errors import JournalError
 from planner.simulator.laws import BrokenLawError
@@ -41,7 +41,7 @@ class Journal:
         self.history: list[Recorded] = []
         self.states: list[Run] = []
         self.known: dict[str, str] = {}
-        """What the journal says of each key: started, succeeded, skipped, or the code of its failure."""
+        """What the journal says of each key: started, succeeded, in doubt, skipped, or the code of its failure."""
         self.unread: dict[int, EventReceived] = {}
         """The events that no wait has taken."""
         self._halts: dict[StepPath, tuple[int, int]] = {}
@@ -135,9 +135,10 @@ class Journal:
                     raise BrokenLawError("what is journaled as succeeded happened", f"`{path}` did not happen")
                 self._end(path, key, "succeeded")
             case StepFailed(path=path):
-                self._end(path, before.step(path).key, event.fault.code)
+                is_doubtful = is_undecided(self.run.step(path))
+                self._end(path, before.step(path).key, "in doubt" if is_doubtful else event.fault.code)
             case StepSkipped(path=path):
-                self._end(path, before.step(path).key, "skipped")
+                self._end(path, before.step(path).key, "in doubt" if before.step(path).is_unsure else "skipped")
             case HumanAsked(path=path, question="approve") | WaitStarted(path=path):
                 if self.callee(path).kind in {"gate", "wait"}:
                     self._halts.setdefault(path, (self.run.revision, len(self.world.deeds)))
@@ -174,7 +175,7 @@ class Journal:
         if any(remainder.path == event.path for remainder in before.left):
             return False
         first = next(run.step(event.path) for run in self.states if run.step(event.path).key == key)
-        return self.known[key] in UNDECIDED and first.arguments == before.step(event.path).arguments
+        return self.known[key] == "in doubt" and first.arguments == before.step(event.path).arguments
 
     def _end(self, path: StepPath, key: str, known: str) -> None:
         if key:

@@ -7,6 +7,8 @@ from typing import Literal, TypeAlias
 
 from planner.core.events import Recorded
 
+LAST = 14
+"""How many events tell enough of what went wrong."""
 Law: TypeAlias = Literal[
     "a decision is legal",
     "an effect happens once",
@@ -47,6 +49,3 @@ def told(seed: int, plan: str, history: Sequence[Recorded], what: str) -> str:
         body = recorded.event.model_dump_json(exclude_defaults=True, by_alias=True)
         lines.append(f"  {recorded.run_seq:4} {recorded.event.type} {body:.200}")
     return "\n".join(lines)
-
-
-LAST = 14

@@ -150,7 +150,7 @@ def scenario(seed: int) -> Scenario:
     plan = Plan(inputs=inputs, steps=steps, answer=answer)
     course = _course(chance, is_calm)
     if is_sound:
-        course = replace(course, corrections=chance.choice((1, 1, 2)))
+        course = replace(course, corrections=chance.choice((1, 2)))
     is_planned = not is_calm and chance.random() < 0.15
     setup = _setup(chance, is_calm)
     if is_planned:
@@ -195,7 +195,7 @@ def _course(chance: Random, is_calm: bool) -> Course:  # noqa: FBT001
         crashes=chance.choice((0, 1, 2, 3, 5)),
         pauses=chance.choice((0, 0, 1, 2)),
         cancels=int(kind == 0),
-        corrections=chance.randint(1, 2) if kind == 1 else 0,
+        corrections=chance.choice((1, 2, 2)) if kind == 1 else 0,
         refusals=int(chance.random() < 0.1),
         undoing=int(kind == 2),
         lost=chance.choice((0.0, 0.1, 0.3)),

@@ -341,6 +341,8 @@ class Schedule:
         is_own = plan is not None or text or self.scenario.is_calm  # others' inputs are labelled as theirs
         by = self.run.started.principal.name if is_own else PERSON
         self.journal.append(Steered(by=by, text=text, inputs={name: changes[name]}, plan=plan))
+        if self._may("corrections") and chance.random() < 0.5:
+            self._correct(chance)  # at once, before anybody can heed the first one
 
     def _send_early(self, chance: Random) -> None:
         other = 1 if self.scenario.is_calm else 99  # in a calm course, events of one name say one thing

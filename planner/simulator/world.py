@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from planner.core.catalog import Callee
 from planner.core.commands import Call
@@ -20,11 +21,12 @@ from planner.core.policy import attest
 from planner.simulator.laws import BrokenLawError
 from planner.simulator.scenarios import PLACES, Scenario
 
-Outcome = StepSucceeded | StepFailed | StepParked
-Entries = tuple[tuple[str, str], ...]
+Outcome: TypeAlias = StepSucceeded | StepFailed | StepParked
+Entries: TypeAlias = tuple[tuple[str, str], ...]
 """What lies in a box: the key of the call that put it there, and the text."""
 ALL = frozenset({"*"})
-LOOKING = frozenset({"box.read", "box.list", "text.upper", "web.get", "agent.writer"})
+"""What a call touches that may touch anything."""
+REVERSIBLE = frozenset({"box.put", "box.add", "box.stamp", "plan.goal"})
 LONGEST = 60
 """Characters of what is read: texts that read each other would double with every step."""
 
@@ -55,7 +57,9 @@ class World:
     standing: dict[str, Deed] = field(default_factory=dict)
     """The effects that were not taken back, by key."""
     happened: set[str] = field(default_factory=set)
+    """The keys of all that happened."""
     reversed: list[StepPath] = field(default_factory=list)
+    """The paths of the calls that were taken back."""
     tried: set[str] = field(default_factory=set)
     """The keys of the calls that were begun."""
     settled: dict[str, int] = field(default_factory=dict)
@@ -63,6 +67,7 @@ class World:
     kept: dict[str, Entries] = field(default_factory=dict)
     """What was there before, by blob."""
     used: dict[str, Amount] = field(default_factory=dict)
+    """What was truly used, by the name of the budget."""
     nested: dict[str, int] = field(default_factory=dict)
     """The calls of nested runs, by key."""
     ended: set[str] = field(default_factory=set)
@@ -82,9 +87,7 @@ class World:
         if fault is not None and callee.kind != "plan":
             return StepFailed(path=path, fault=fault, attempt=command.attempt, usage=usage)
         arguments = given.value if isinstance(given.value, dict) else {}
-        is_reading = callee.is_reading
-        if not is_reading and callee.declaration.on_doubt != "idempotent" and key in self.happened:
-            raise BrokenLawError("an effect happens once", f"`{path}` happens again")
+        self._require_first(path, key, callee)
         value = self._change(callee.name, arguments, path, key)
         self._record(path, key, callee, arguments, revision)
         if self.settled.get(key, 0) < parking:
@@ -99,8 +102,7 @@ class World:
         fault = self._fault(path, key)
         if fault is not None:
             return StepFailed(path=path, fault=fault, attempt=command.attempt)
-        if callee.declaration.on_doubt != "idempotent" and key in self.happened:
-            raise BrokenLawError("an effect happens once", f"`{path}` happens again")
+        self._require_first(path, key, callee)
         own = key.removesuffix("-undo")
         deed = self.standing.get(own)
         self.happened.add(key)
@@ -214,6 +216,11 @@ class World:
         if deed.is_change:
             self.standing[key] = deed
 
+    def _require_first(self, path: StepPath, key: str, callee: Callee) -> None:
+        is_repeatable = callee.is_reading or callee.declaration.on_doubt == "idempotent"
+        if not is_repeatable and key in self.happened:
+            raise BrokenLawError("an effect happens once", f"`{path}` happens again")
+
     def _require_last(self, deed: Deed) -> None:
         """What came later to the same box is taken back first."""
         for other in self.standing.values():
@@ -245,9 +252,6 @@ class World:
             if step is not None and step.budget is not None:
                 found.append((step.id, step.budget))
         return found
-
-
-REVERSIBLE = frozenset({"box.put", "box.add", "box.stamp", "plan.goal"})
 
 
 def _touched(callee: str, given: Mapping[str, Json]) -> frozenset[str]:
