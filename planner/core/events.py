@@ -251,8 +251,7 @@ class TimerFired(Frozen):
 
 
 Question: TypeAlias = Literal["approve", "happened", "failed", "answer"]
-"""`approve`: may this call be made? `happened`: did the effect that is in doubt take place? `failed`: what now?
-`answer`: what a step of the plan wants to know."""
+"""May this call be made? Did the effect in doubt take place? What now, that it failed? What a step wants to know."""
 
 
 class HumanAsked(Frozen):
@@ -383,10 +382,7 @@ class PauseLifted(Frozen):
 
 
 class Steered(Frozen):
-    """Somebody corrected the run: in words, with changed inputs, or with a plan for the rest.
-
-    Finished steps stay, but for those that read a changed input or that the plan leaves out; these are taken back.
-    """
+    """Somebody corrected the run: in words, with changed inputs, or with a plan for the rest."""
 
     type: Literal["Steered"] = "Steered"
     by: str
