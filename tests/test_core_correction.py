@@ -282,6 +282,11 @@ def test_what_an_effect_will_touch_when_it_is_done_anew_supersedes_what_did_so_a
         assert superseded(run, other) == {"s1", *stale}
     inserted = run.plan.model_copy(update={"steps": (steps[0], put("s5", "$inputs.x.z"), *steps[1:])})
     assert superseded(run, inserted) == {"s2", "s3"}
+    looked = put("s1", "a"), step("s2", "store.look", {"name": "$inputs.x"}), put("s3", "b"), put("s4", "c")
+    done = (*made("s1", name="a"), *made("s2", name="a"), *made("s3", name="b"), *made("s4", name="c"))
+    later = then(steerable(given, accepted, every, *looked), *done)
+    assert later.plan is not None
+    assert superseded(later, later.plan.model_copy(update={"inputs": {"x": "b", "y": 1}})) == {"s2", "s3"}
     behind = run.plan.model_copy(update={"steps": (*steps, put("s5", "b"))})
     assert superseded(run, behind) == frozenset()
     anything = run.plan.model_copy(update={"steps": (step("s5", "shell.run", {"text": "x"}), *steps)})

@@ -29,6 +29,7 @@ from planner.core.events import (
     StepResolved,
     StepStarted,
     StepSucceeded,
+    UndoRequested,
 )
 from planner.core.labels import Integrity, Json, Labelled, leaves_of
 from planner.core.ledger import Budget
@@ -166,7 +167,7 @@ class Author:
 
     def on_error(self, id_: str, kind: str) -> dict[str, Any]:
         """In a calm plan nothing stands in for an effect: after a crash it may have happened."""
-        is_alone = self.is_calm and kind in {"put", "take", "append", "send", "shell", "goal"}
+        is_alone = kind == "let" or (self.is_calm and kind in {"put", "take", "append", "send", "shell", "goal"})
         words = ("skip", "skip" if self.is_calm else "fail", "ask", "skip" if is_alone else "fallback")
         then = self.chance.choice(words)
         on_error: dict[str, Any] = {"retry": self.chance.randint(0, 2), "then": then}
@@ -226,17 +227,18 @@ def stands(world: Made) -> dict[str, list[tuple[str, str]]]:
 
 
 def untouched(plan: Plan, history: list[Recorded], inputs: set[str]) -> set[str]:
-    """The steps that neither read these inputs nor what was made from them, nor touched what such steps did."""
+    """The steps that neither read these inputs nor what was made from them, nor touch what such steps may."""
     free: set[str] = set()
     touched: set[str] = set()
     resolved = [recorded.event for recorded in history if isinstance(recorded.event, StepResolved)]
     for step in plan.steps:
         values = [event.arguments.value for event in resolved if root_of(event.path) == step.id]
         own = {str(value["name"]) for value in values if isinstance(value, dict) and "name" in value}
-        words = set(re.findall(r"\w+", step.model_dump_json().replace("inputs.", "inputs_")))
+        text = step.model_dump_json().replace("inputs.", "inputs_")
         bound = {f"inputs_{name}" for name in inputs} | {other.id for other in plan.steps if other.id not in free}
-        if words & (bound - {step.id}) or own & touched:
-            touched |= own
+        if set(re.findall(r"\w+", text)) & (bound - {step.id}) or own & touched:
+            named = set(re.findall(r'"name":"([^"]*)"', text))
+            touched |= own | named | (set("abc") if any("$" in name for name in named) else set())
         else:
             free.add(step.id)
     return free
@@ -254,6 +256,15 @@ def crashed(world: Made, process: Made, chance: Random, begins: tuple[Recorded, 
     last = process(begins, world, chance.randrange)
     last.drive()
     return last
+
+
+def ended(one: Made, process: Made, chance: Random) -> Made:
+    """The process when the run has ended, or others that took over from it."""
+    if chance.random() < 0.5:
+        one.drive()
+        return one
+    one.append(RunResumed(owner="another process"))
+    return crashed(one.world, process, chance, tuple(one.history))
 
 
 # laws --------------------------------------------------------------------------------------------------------
@@ -341,7 +352,7 @@ def test_a_cancelled_run_takes_back_what_it_can_the_last_first_and_tells_the_res
     if one.drive(until=chance.randint(1, 80)).finished is not None:
         return
     one.append(CancelRequested(by="user"))
-    last = crashed(one.world, process, chance, tuple(one.history))
+    last = ended(one, process, chance)
     end = last.run.finished
     assert isinstance(end, RunFinished)
     assert end.status == "cancelled"
@@ -355,6 +366,28 @@ def test_a_cancelled_run_takes_back_what_it_can_the_last_first_and_tells_the_res
     for path, callee in standing.items():
         is_known = "succeeded" in {last.run.step(at).status for at in (path, f"{path}~fallback")}
         assert callee.declaration.undo is None or not is_known or last.run.step(f"{path}~undo").status == "failed"
+
+
+@laws
+@given(seed=SEEDS)
+def test_a_run_that_was_corrected_and_then_cancelled_tells_of_every_effect_that_lasts(
+    seed: int, journal: Journal, accepted: Accepted, every: Callees, weather: Made, world: Made, process: Made
+) -> None:
+    chance = Random(seed)
+    begins = begun(Author(chance).plan(), journal, accepted, every)[:1]
+    one = process(begins, world(weather(seed)), chance.randrange)
+    for _ in range(chance.randint(1, 3)):
+        if one.drive(until=chance.randint(1, 50)).finished is not None:
+            return
+        one.append(Steered(by="user", inputs={chance.choice("xy"): chance.choice("abc")}))
+    one.drive(until=chance.randint(0, 50))
+    one.append(UndoRequested(by="user") if one.run.finished is not None else CancelRequested(by="user"))
+    last = ended(one, process, chance)
+    end = last.run.finished
+    assert isinstance(end, RunFinished)
+    told = Counter(own_path(remainder.path) for remainder in end.left)
+    assert Counter(own_path(path) for path, _, _ in last.world.standing.values()) <= told
+    assert last.world.repeated == []
 
 
 @laws
@@ -373,7 +406,7 @@ def test_changed_inputs_keep_what_does_not_depend_on_them_and_end_as_if_they_had
         changed.add(name)
         plan = with_inputs(plan, {name: chance.choice("abc")})
         one.append(Steered(by="user", inputs=plan.inputs))
-    last = crashed(one.world, process, chance, tuple(one.history))
+    last = ended(one, process, chance)
     places = {r.event.key: r.event.path for r in last.history if isinstance(r.event, StepStarted)}
     taken_back = {root_of(places[key]) for key in last.world.taken_back}
     assert not taken_back & untouched(plan, last.history, changed)

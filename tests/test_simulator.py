@@ -30,6 +30,7 @@ from planner.core.events import (
     StepInDoubt,
     StepNudged,
     StepParked,
+    StepProbed,
     StepResolved,
     StepStarted,
     StepSucceeded,
@@ -283,6 +284,28 @@ def test_a_step_of_which_nobody_knows_stays_in_every_later_plan(
     doubt = StepFailed(path="s1", fault=Fault(code="A-104", error_class="conflict"))
     run = given(*begun, *called("s1"), StepInDoubt(path="s1", reason="lost"), doubt)
     assert [step.id for step in kept_steps(run)] == ["s1"]
+
+
+def test_a_call_that_did_not_happen_is_made_by_the_corrected_plan(
+    given: Callable[..., Run], accepted: Callable[..., Events]
+) -> None:
+    for answered in (
+        (HumanAsked(path="s1", question="happened", reason="lost"), HumanAnswered(path="s1", answer="no", by="ann")),
+        (StepProbed(path="s1", happened=False),),
+    ):
+        begun = accepted(Step(id="s1", use="shell.run", args={"text": "x"}), inputs={"x": "x"}, is_given=True)
+        doubt = (*called("s1", text="x"), StepInDoubt(path="s1", reason="lost"))
+        corrected = (*begun, *doubt, Steered(by="user", inputs={"x": "y"}), *answered)
+        (abandoned,) = recorded(given(*corrected))
+        assert isinstance(abandoned, PlanAbandoned)
+        (plan,) = recorded(given(*corrected, abandoned))
+        (call,) = decide(given(*corrected, abandoned, plan))
+        assert isinstance(call, Call)
+        assert (call.path, call.key, call.attempt) == ("s1", "s1", 2)
+
+
+def recorded(run: Run) -> Events:
+    return tuple(command.event for command in decide(run) if isinstance(command, Record))
 
 
 def test_what_came_after_what_is_done_anew_on_the_same_thing_is_done_anew_too(

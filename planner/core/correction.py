@@ -100,8 +100,8 @@ Calls: TypeAlias = list[tuple[Callee, order.Keys]]
 def _closed(run: Run, stale: Iterable[StepId], new: Plan) -> frozenset[StepId]:
     """The stale steps of the accepted plan with all that were made from them.
 
-    Made from an effect is also what looked at the same thing later, and what changed it later and can be taken back:
-    after the effects that they had, and in the new plan after those that they may have when they run again.
+    Made from an effect is also what looked at the same thing later, and what changed it later and can be taken back.
+    So are they, in the new plan, behind a call that will be made again: they come after it.
     """
     old = run.plan.steps if run.plan is not None else ()
     undoing = (path for path, state in run.steps.items() if state.status == "succeeded" and is_taken_back(run, path))
@@ -112,7 +112,7 @@ def _closed(run: Run, stale: Iterable[StepId], new: Plan) -> frozenset[StepId]:
         size = len(result)
         _spread(old, result, made, had)
         again = [step for step in new.steps if step.id in result or step not in old]
-        coming = {step.id: _effects(_planned(run, step, new.inputs)) for step in again}
+        coming = {step.id: _planned(run, step, new.inputs) for step in again}
         _spread(new.steps, result, made, coming)
     return frozenset(result) & {step.id for step in old}
 

@@ -12,6 +12,7 @@ from planner.core.events import (
     Event,
     EventReceived,
     HumanAsked,
+    PlanAccepted,
     Recorded,
     StepFailed,
     StepSkipped,
@@ -93,6 +94,10 @@ class Journal:
             self._watch(before, event)
         return None
 
+    def is_unread(self, name: str) -> bool:
+        """Whether an event of that name came that no wait has taken, and that any wait for it would."""
+        return any(event.name == name and event.data == {"id": 1, "name": name} for event in self.unread.values())
+
     def require_fold(self) -> None:
         """What the next process reads is what this one knew."""
         if fold(self.history) != self.run:
@@ -139,15 +144,21 @@ class Journal:
                 self._end(path, before.step(path).key, "in doubt" if is_doubtful else event.fault.code)
             case StepSkipped(path=path):
                 self._end(path, before.step(path).key, "in doubt" if before.step(path).is_unsure else "skipped")
-            case HumanAsked(path=path, question="approve") | WaitStarted(path=path):
-                if self.callee(path).kind in {"gate", "wait"}:
-                    self._halts.setdefault(path, (self.run.revision, len(self.world.deeds)))
+            case HumanAsked() | WaitStarted() | PlanAccepted():
+                self._watch_halt(event)
             case EventReceived():
                 self.unread[self.run.run_seq] = event
             case WaitEnded(received=received):
                 del self.unread[received]
             case _:
                 pass
+
+    def _watch_halt(self, event: HumanAsked | WaitStarted | PlanAccepted) -> None:
+        """An approval or a wait begins, or is no part of the next plan; a question before a call is none."""
+        if isinstance(event, PlanAccepted):
+            self._halts = {path: since for path, since in self._halts.items() if path in self.run.steps}
+        elif self.callee(event.path).kind in {"gate", "wait"}:
+            self._halts[event.path] = self.run.revision, len(self.world.deeds)
 
     def _watch_start(self, before: Run, event: StepStarted) -> None:
         limit_s = before.started.setup.budget.seconds
@@ -181,6 +192,8 @@ class Journal:
         if key:
             self.known[key] = known
             self.world.confirmed |= {key} if known == "succeeded" else set()
+        for inner in [halt for halt in self._halts if halt.startswith(f"{path}/")]:
+            del self._halts[inner]  # its block ended without it
         if path in self._halts:
             revision, begins = self._halts.pop(path)
             self.world.halted(path, self.callee(path).name, revision=revision, begins=begins)

@@ -237,7 +237,7 @@ class _Draft:
         is_block = depth < 2 and kind < 0.18
         use = "" if is_block else chance.choice(RARE if kind > 0.88 else self.calls)
         if (is_block or (use in self.calls and use != "box.list")) and chance.random() < 0.25:
-            fields |= self._map(seen)
+            fields |= self._map(seen, is_inner=bool(item))
             item = "item"
         on_error = OnError.model_validate(self._on_error(use))
         if not self.is_calm and chance.random() < 0.08:
@@ -251,10 +251,13 @@ class _Draft:
         held = [step.id for step in (*fields["do"], *fields.get("else_", ())) if step.use not in TIMELY]
         return Step(**fields, on_error=on_error, answer=[f"${{{name} ?? null}}" for name in held])
 
-    def _map(self, seen: tuple[str, ...]) -> dict[str, Any]:
+    def _map(self, seen: tuple[str, ...], *, is_inner: bool) -> dict[str, Any]:
+        """What makes a step a map; one inside another is short, else a plan would make hundreds of calls."""
         chance = self.chance
-        lists: list[Json] = [["a", "b"], ["c", "a", "C"], "$inputs.all", ["b"], ["a", "b", "c", "a", "b"]]
-        if seen:
+        lists: list[Json] = [["a", "b"], ["b"], ["c", "C"]]
+        if not is_inner:
+            lists += [["c", "a", "C"], "$inputs.all", ["a", "b", "c", "a", "b"]]
+        if seen and not is_inner:
             lists.append(f"${{split(str({chance.choice(seen)} ?? ''), ' ')}}")
         fields = {"for_each": chance.choice(lists), "on_item_error": "drop"}
         if not self.is_calm:

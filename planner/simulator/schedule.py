@@ -186,7 +186,7 @@ class Schedule:
         for path, state in run.steps.items():
             if state.status == "parked":
                 options.append(partial(self._nudge, path))
-            elif state.status == "waiting" and state.wanted is not None:
+            elif state.status == "waiting" and state.wanted and not self.journal.is_unread(state.wanted[0]):
                 options.append(partial(self._send, state.wanted[0]))
         return options
 
