@@ -25,7 +25,7 @@ live:
 lock *arguments:
     uv pip compile pyproject.toml --universal --generate-hashes --no-header --no-annotate --quiet {{ arguments }} --output-file requirements/run.txt
     uv pip compile pyproject.toml --universal --generate-hashes --no-header --no-annotate --quiet {{ arguments }} --group dev --constraints requirements/run.txt --output-file requirements/dev.txt
-    echo hatchling | uv pip compile - --universal --generate-hashes --no-header --no-annotate --quiet {{ arguments }} --constraints requirements/dev.txt --output-file requirements/build.txt
+    printf 'hatchling\neditables\n' | uv pip compile - --universal --generate-hashes --no-header --no-annotate --quiet {{ arguments }} --constraints requirements/dev.txt --output-file requirements/build.txt
 
 # Everything the build does, in a fresh environment
 ci:
