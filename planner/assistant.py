@@ -153,6 +153,7 @@ class Assistant:
         self.settings = settings or config.Config()
         self.toolbox = tools if isinstance(tools, Toolbox) else Toolbox.of(*tools)
         self.folder = folder or config.reference()
+        self._content = config.content_hash(self.folder)  # of what was loaded, whatever becomes of the folder
         self.policy = policy or (self.settings.policy if settings else DEFAULT_POLICY)
         self.workspace = config.workspace_dir(Path(workspace) if workspace else None, here=Path.cwd())
         self._environ = dict(os.environ if environ is None else environ)
@@ -399,7 +400,7 @@ class Assistant:
             model=planner.name if planner else "",
             rendering=planner.profile.rendering if planner else "plain",
             can_judge=is_judged and (await self.pool.of("validator")).profile.can_judge,
-            assistant_hash=config.content_hash(self.folder),
+            assistant_hash=self._content,
             offered_callees=self.settings.tools.shown,
             on_ask=self._on_ask,
             workspace=str(self.workspace),

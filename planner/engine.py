@@ -1,7 +1,7 @@
 """Perform the commands of `decide` and append what happened: the only place where effects happen.
 
 Rules of the file:
-- An event is appended before it counts: the state changes only through `_append`.
+- The state changes only through the recorder: an event is appended before it counts.
 - A call's `StepStarted` is committed before the call is made, so a crash never hides that it may have happened.
 - A call starts, and a person's answer counts, only while the run still wants it: the state may have moved on.
 - Others never write to a run: they ask, and what they asked for is appended here, or refused.
@@ -15,8 +15,6 @@ import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from functools import partial
-from operator import is_
 from typing import assert_never
 
 from planner import agents, nesting
@@ -35,7 +33,7 @@ from planner.core.commands import (
     ScheduleRetry,
     StartTimer,
 )
-from planner.core.decide import decide, planning_amount
+from planner.core.decide import planning_amount
 from planner.core.events import (
     BlobId,
     BudgetRefused,
@@ -44,7 +42,6 @@ from planner.core.events import (
     Event,
     HumanAnswered,
     PlannerFailed,
-    Recorded,
     RetryScheduled,
     ReviewFailed,
     ReviewInconclusive,
@@ -61,13 +58,14 @@ from planner.core.labels import Json, Labelled
 from planner.core.plan import StepPath, own_path, role_of
 from planner.core.policy import attest
 from planner.core.run import Run
-from planner.core.state import callee_at, evolve
+from planner.core.state import callee_at
 from planner.core.values import View, answer
 from planner.errors import JournalError, ModelError, PlanError, ToolError
 from planner.journal import Lease, Request
 from planner.llm.model import Completion
-from planner.outcomes import child_id, fault_of, is_up, is_vital, late, started, words
+from planner.outcomes import child_id, fault_of, is_up, late, started, words
 from planner.outside import Outside
+from planner.recorder import Recorder, always, never
 from planner.slots import CircuitOpenError
 from planner.tools import ToolContext, ToolInDoubt
 
@@ -83,11 +81,9 @@ class Engine:
     def __init__(self, outside: Outside, lease: Lease, run: Run) -> None:
         self._outside = outside
         self._lease = lease
-        self._run = run
-        self._decided: tuple[Run | None, tuple[Command, ...]] = (None, ())
-        """The last state that was decided on, and what was decided."""
-        self._turn = asyncio.Lock()
-        self._changed = asyncio.Event()
+        self._recorder = Recorder(outside, lease, run)
+        self._append = self._recorder.append
+        self._changed = self._recorder.changed
         self._tasks: dict[Command, asyncio.Task[None]] = {}
         self._parked: set[Command] = set()
         """Questions that nobody here can answer."""
@@ -96,35 +92,36 @@ class Engine:
         self._stops_at: float | None = None
         """When calls under way are stopped, by the loop's clock; None: never."""
 
+    @property
+    def _run(self) -> Run:
+        return self._recorder.run
+
     async def drive(self, until: Callable[[Run], bool] | None = None) -> Run:
         """The run when it finished, when it can only wait, or when `until` holds.
 
         Raises `JournalError` if the lease is lost.
         """
+        self._recorder.until = until or never
         beside = [asyncio.create_task(self._renew()), asyncio.create_task(self._listen())]
         for task in beside:
             task.add_done_callback(lambda _: self._changed.set())
         try:
-            while not (until is not None and until(self._run)):
+            await self._take_requests()
+            await self._append()  # what follows from the state that was found
+            while not self._recorder.until(self._run):
                 self._changed.clear()
                 self._collect(beside)
                 await self._take_requests()
                 if self._run.finished is not None:
                     break
-                seen = self._run
-                commands = self._wanted(seen)
-                events = [command.event for command in commands if isinstance(command, Record)]
-                if events:
-                    await self._append(*events, provided=partial(is_, seen))
-                    continue
-                self._start(commands)
+                self._start(self._recorder.wanted(self._run))
                 if not any(map(self._is_busy, self._tasks)) and not self._has_post:
                     break
                 await self._wait()
         finally:
+            self._recorder.until = always  # what comes of stopping is for whoever goes on to decide
             await self._stop(*beside, *self._tasks.values())
-            async with self._turn:  # an append under way goes on to its end
-                pass
+            await self._recorder.settle()
         return self._run
 
     async def cancel(self, by: str) -> None:
@@ -160,15 +157,9 @@ class Engine:
 
     # the loop
 
-    def _wanted(self, run: Run) -> tuple[Command, ...]:
-        """What `decide` says, which is asked once for each state: calls that start together all look at it."""
-        if self._decided[0] is not run:
-            self._decided = (run, decide(run))
-        return self._decided[1]
-
     def _wanting(self, command: Command) -> Callable[[Run], bool]:
         """Whether the run wants the command; one decided on a state that has moved on may be wanted no more."""
-        return lambda run: command in self._wanted(run)
+        return lambda run: command in self._recorder.wanted(run)
 
     def _is_busy(self, command: Command) -> bool:
         """Whether it is worth staying for; a time that is far off is not."""
@@ -230,38 +221,6 @@ class Engine:
         while True:
             await asyncio.sleep(RENEW_S)
             await self._outside.journal.renew(self._lease)
-
-    async def _append(
-        self, *events: Event, provided: Callable[[Run], bool] | None = None, request: int | None = None
-    ) -> bool:
-        """Append and evolve; False if the state moved on and `provided` no longer holds, so nothing was appended.
-
-        A task that is cancelled here leaves the append to end by itself: the state never lags behind the journal.
-        """
-        return await asyncio.shield(self._appended(events, provided, request))
-
-    async def _appended(
-        self, events: Sequence[Event], provided: Callable[[Run], bool] | None, request: int | None
-    ) -> bool:
-        async with self._turn:
-            if provided is not None and not provided(self._run):
-                return False
-            at = self._outside.clock()
-            trial = self._run
-            for event in events:  # an illegal event is refused here, before it can reach the journal
-                trial = evolve(trial, Recorded(seq=0, run_id=trial.id, run_seq=trial.run_seq + 1, at=at, event=event))
-            durable = any(is_vital(self._run, event) for event in events)
-            journal, before = self._outside.journal, self._run.run_seq
-            recorded = await journal.append(
-                self._lease, before, events, at=at, durable=durable, status=trial.status, request=request
-            )
-            for one in recorded:
-                self._run = evolve(self._run, one)
-            self._changed.set()
-            for one in recorded:
-                if self._outside.observe is not None:
-                    self._outside.observe(one)
-        return True
 
     def _callee(self, path: StepPath) -> Callee:
         return self._run.started.setup.catalogue[callee_at(self._run, path)]

@@ -57,7 +57,7 @@ End = Literal["end", "cancel", "at once"]
 """What people want of the run: that it ends well, that it is cancelled at its last step, or right after the crash."""
 
 
-# the world: tools that note each call in a file that the journal does not know ------------------------------------
+# the world: tools whose effect is one line in a file that the journal does not know, so that no kill halves it -----
 
 
 def note(context: ToolContext, word: str) -> None:
@@ -71,16 +71,20 @@ def notes(place: Path) -> list[tuple[str, str]]:
     return [(word, key) for word, _, key in (line.partition(" ") for line in lines)]
 
 
-def shelf_of(shelf: int, thing: str, context: ToolContext) -> Path:
-    return context.workspace.parent / "shelves" / str(shelf) / thing
+def shelved(place: Path) -> list[str]:
+    """The things that are on the shelves."""
+    on: Counter[str] = Counter()
+    for word, _, thing in (word.partition("-") for word, _ in notes(place)):
+        on[thing] += {"book": 1, "unbook": -1}.get(word, 0)
+    return sorted(on.elements())
 
 
 def is_booked(shelf: int, thing: str, context: ToolContext) -> bool:
-    return shelf_of(shelf, thing, context).exists()
+    return thing in shelved(context.workspace.parent)
 
 
 def unbook(shelf: int, thing: str, context: ToolContext) -> None:
-    shelf_of(shelf, thing, context).unlink()
+    assert is_booked(shelf, thing, context)
     note(context, f"unbook-{thing}")
 
 
@@ -95,9 +99,7 @@ def unbook(shelf: int, thing: str, context: ToolContext) -> None:
 )
 def book(shelf: int, thing: str, context: ToolContext) -> str:
     """Put a thing on a shelf, which may be looked at."""
-    place = shelf_of(shelf, thing, context)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.touch(exist_ok=False)
+    assert not is_booked(shelf, thing, context)
     note(context, f"book-{thing}")
     return thing
 
@@ -351,7 +353,7 @@ async def outcome(place: Path) -> dict[str, Any]:
         "value": finished.result.value,
         "reason": finished.reason,
         "files": {str(file.relative_to(files)): file.read_text() for file in files.rglob("*") if is_shown(file)},
-        "shelves": sorted(file.name for file in (place / "shelves").rglob("*") if file.is_file()),
+        "shelves": shelved(place),
         "once": {word: count for word, count in noted.items() if word not in repeatable},
         "keys": dict(Counter(word for word, _ in set(notes(place)) if word in repeatable - {"flaky"})),
         "undone": sorted(finished.undone),

@@ -7,27 +7,35 @@ import os
 import sqlite3
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-from planner import Assistant, Card, Plan, Policy, Recorded, Rule, ScriptedModel, tool
-from planner.core.events import EventReceived, StepStarted, StepSucceeded
+from planner import Assistant, Card, Plan, Policy, Rule, ScriptedModel, tool
+from planner.core.events import EventReceived
 from planner.journal import SqliteJournal
+from planner.journal.requests import POLL_S
 
 POLICY = Policy(rules=(Rule(id="all", then="allow"),))
 MEMORY = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
 """Where a disk that others use disturbs no measurement."""
 
 
+worked: list[tuple[str, float, float]] = []
+"""Of each call of `work`: its chain, when it began and when it ended."""
+
+
 @tool(name="world.work", effect="read", resource=())
-async def work(seconds: float) -> int:
+async def work(seconds: float, chain: str = "") -> int:
     """Work for some seconds."""
+    began = time.perf_counter()
     await asyncio.sleep(seconds)
+    worked.append((chain, began, time.perf_counter()))
     return 1
 
 
@@ -50,52 +58,54 @@ def grid() -> Plan:
         for chain in range(CHAINS):
             seconds = SLOW_S if level == chain else FAST_S
             after = [f"c{chain}_{level - 1}"] if level else []
-            steps.append(
-                {"id": f"c{chain}_{level}", "use": "world.work", "args": {"seconds": seconds}, "after": after}
-            )
+            args = {"seconds": seconds, "chain": f"c{chain}"}
+            steps.append({"id": f"c{chain}_{level}", "use": "world.work", "args": args, "after": after})
     return Plan.model_validate({"steps": steps, "answer": "done"})
 
 
-def is_busy() -> bool:
-    """Whether other processes take the cores away, so that times say little."""
-    began, cpu_s = time.perf_counter(), time.process_time()
-    while time.process_time() < cpu_s + 0.05:
-        pass
-    return time.perf_counter() - began > 0.06 or os.getloadavg()[0] > 0.75 * (os.cpu_count() or 1)
+class Timed(NamedTuple):
+    """Seconds that one run took, and what it could not do without."""
+
+    critical: float
+    """The longest chain, by how long each of its calls really took: a machine wakes nobody on the dot."""
+    steps: float
+    """From the first call's begin to the last one's end."""
+    whole: float
 
 
-async def timed(assistant: Assistant) -> tuple[float, float]:
-    """The time from the first step's start to the last one's end, and that of the whole run."""
-    at: list[float] = []
-
-    def observe(recorded: Recorded) -> None:
-        if isinstance(recorded.event, StepStarted | StepSucceeded):
-            at.append(time.perf_counter())
-
+async def timed(assistant: Assistant) -> Timed:
+    worked.clear()
     began = time.perf_counter()
-    result = await assistant.run("Work", plan=grid(), observe=observe)
+    result = await assistant.run("Work", plan=grid())
+    whole = time.perf_counter() - began
     assert result.status == "unverified"
-    return at[-1] - at[0], time.perf_counter() - began
+    assert len(worked) == CHAINS * CHAINS
+    chains: defaultdict[str, float] = defaultdict(float)
+    for chain, start, end in worked:
+        chains[chain] += end - start
+    steps = max(end for *_, end in worked) - min(start for _, start, _ in worked)
+    return Timed(max(chains.values()), steps, whole)
 
 
 def test_steps_begin_when_their_own_inputs_are_there_and_cost_little_beside_their_work(
     record_property: Callable[[str, object], None],
 ) -> None:
-    async def measured(place: Path) -> list[tuple[float, float]]:
+    async def measured(place: Path) -> list[Timed]:
         async with opened(place) as assistant:
-            return [await timed(assistant) for _ in range(5)]
+            return [await timed(assistant) for _ in range(20)]
 
-    for _ in range(5):  # again where something else kept the machine busy
-        with TemporaryDirectory(dir=MEMORY) as folder:
-            times = asyncio.run(measured(Path(folder)))
-        steps, whole = (min(column) / CRITICAL_S for column in zip(*times, strict=True))
-        most = 1.2 if is_busy() else 1.05
-        if steps <= 1.05:
-            break
-    print(f"steps {steps:.3f}, whole run {whole:.3f} of the critical path of {CRITICAL_S * 1000:.0f} ms")
-    record_property("ratio", steps)
-    assert steps <= most
-    assert whole <= most + 0.2
+    with TemporaryDirectory(dir=MEMORY) as folder:
+        runs = asyncio.run(measured(Path(folder)))
+    steps = sorted(one.steps / one.critical for one in runs)
+    whole = sorted(one.whole / one.critical for one in runs)
+    planned = sorted(one.steps / CRITICAL_S for one in runs)
+    print(
+        f"of the critical path: steps {steps[0]:.3f} to {steps[10]:.3f}, whole run {whole[0]:.3f} to {whole[10]:.3f}"
+    )
+    print(f"of its {CRITICAL_S * 1000:.0f} ms as planned: steps {planned[0]:.3f} to {planned[10]:.3f}")
+    record_property("ratio", steps[0])
+    assert steps[0] <= 1.05
+    assert whole[0] <= 1.25
 
 
 def test_a_hundred_calls_at_once_take_no_more_than_some_milliseconds_of_cpu_each(tmp_path: Path) -> None:
@@ -178,6 +188,15 @@ def test_a_run_that_waits_leaves_no_task_and_no_thread_behind(tmp_path: Path) ->
     assert left == set()
 
 
+async def share_of_a_core(*, looks: int) -> float:
+    """What this process uses in three seconds, in which a thread also looks at nothing so many times."""
+    began, cpu_s = time.monotonic(), time.process_time()
+    for _ in range(looks):
+        await asyncio.sleep(3 / looks)
+        await asyncio.to_thread(int)
+    return (time.process_time() - cpu_s) / (time.monotonic() - began)
+
+
 @pytest.mark.parametrize("count", [1, 12])
 def test_live_runs_that_wait_for_requests_use_less_than_a_hundredth_of_a_core(tmp_path: Path, count: int) -> None:
     async def never(card: Card) -> str:
@@ -189,9 +208,7 @@ def test_live_runs_that_wait_for_requests_use_less_than_a_hundredth_of_a_core(tm
             ids = [f"run{number}" for number in range(count)]
             runs = [asyncio.create_task(assistant.run("Wait", plan=WAIT, run_id=id_)) for id_ in ids]
             await asyncio.sleep(1)
-            began, cpu_s = time.monotonic(), time.process_time()
-            await asyncio.sleep(3)
-            share = (time.process_time() - cpu_s) / (time.monotonic() - began)
+            share = await share_of_a_core(looks=1)
             other = SqliteJournal.open(tmp_path / "journal.db")  # as another process would
             for id_ in ids:
                 assert not any(run.done() for run in runs)
@@ -206,5 +223,6 @@ def test_live_runs_that_wait_for_requests_use_less_than_a_hundredth_of_a_core(tm
             return share
 
     share = asyncio.run(used_while_waiting())
-    print(f"{count} live runs use {share:.2%} of a core")
-    assert share < 0.01
+    nothing = asyncio.run(share_of_a_core(looks=round(3 / POLL_S)))
+    print(f"{count} live runs use {share:.2%} of a core, as many looks at nothing {nothing:.2%}")
+    assert share < 0.01 + nothing  # some virtual machines charge milliseconds for a thread that wakes up

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from planner.core.catalog import Callee
 from planner.core.labels import Frozen, Json
@@ -74,13 +74,17 @@ class Spent:
 
     def plus(self, amount: Amount) -> Spent:
         """With what one more call or model answer used."""
-        return replace(
-            self,
+        return Spent(
             cost_usd=self.cost_usd + (amount.cost_usd or 0.0),
             unpriced=self.unpriced + (amount.cost_usd is None),
             tokens=self.tokens + amount.tokens,
             calls=self.calls + amount.calls,
+            seconds=self.seconds,
         )
+
+    def later(self, seconds: float) -> Spent:
+        """With so much more time in which something was under way."""
+        return Spent(self.cost_usd, self.unpriced, self.tokens, self.calls, self.seconds + seconds)
 
 
 def estimate(callee: Callee, arguments: Json, rate: Rate | None) -> Amount:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Literal, TypeAlias, assert_never
 
 from planner.core.events import (
@@ -27,7 +26,7 @@ from planner.core.events import (
     WaitEnded,
     WaitStarted,
 )
-from planner.core.run import StepState, StepStatus
+from planner.core.run import StepState, StepStatus, replace
 from planner.errors import JournalError
 
 STEP_MOVES: Mapping[tuple[StepStatus, str], StepStatus] = {

@@ -294,7 +294,8 @@ def failures_in(run: Run, place: StepPath, steps: tuple[Step, ...]) -> Iterator[
     """The failures that these steps, of the plan itself or of the block at `place`, have no path around."""
     for step in steps:
         own = inner_path(place, step.id)
-        for path in (own, *item_paths(run, own)):
+        items = item_paths(run, own) if step.is_map else ()
+        for path in (own, *items):
             if run.step(path).fault is None:
                 continue  # as it is with almost all, in almost every state
             last = run.step(last_path(run, step, path)[1])

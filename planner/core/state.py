@@ -8,7 +8,6 @@ Rules of the file:
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import TypeAlias, assert_never
@@ -120,7 +119,7 @@ def evolve(run: Run | None, recorded: Recorded) -> Run:
     is_held = run.status in {"waiting", "paused"} and not in_flight(run)
     is_idle = is_held or isinstance(event, RunResumed | RunForked | UndoRequested)
     passed_s = 0.0 if is_idle else max(0.0, (recorded.at - run.at).total_seconds())
-    spent = dataclasses.replace(run.spent, seconds=run.spent.seconds + passed_s)
+    spent = run.spent.later(passed_s)
     before = replace(run, at=recorded.at, run_seq=recorded.run_seq, spent=spent)
     return _settled(_applied(before, event), event, before=before)
 

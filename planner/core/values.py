@@ -27,6 +27,8 @@ class View:
 
     def outcome(self, path: StepPath) -> Labelled | Missing | None:
         """What a step gave: a value, a reason why there is none, or None while it has not ended well."""
+        if path not in self.run.steps:
+            return None
         if path not in self.memo:
             self.memo[path] = _outcome(self.run, self.plan.at(path), path)
         return self.memo[path]

@@ -1,0 +1,161 @@
+"""The state of a run that is driven here, and the one way to change it: an event is appended before it counts.
+
+Rules of the file:
+- What waits together is appended together, in the order in which it came, and with it whatever follows by rules
+  alone: one wait for the disk, and no crash in between.
+- An event that is illegal by then is refused before it can reach the journal, and holds up none of the others.
+- The state never lags behind the journal: whoever is cancelled leaves the append to end by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from planner.core.commands import Command, Record
+from planner.core.decide import decide
+from planner.core.events import Event, Recorded
+from planner.core.run import Run
+from planner.core.state import evolve
+from planner.errors import JournalError
+from planner.journal import Lease
+from planner.outcomes import is_vital
+from planner.outside import Outside
+
+
+@dataclass(eq=False, slots=True)
+class _Entry:
+    """Events that wait to be appended, all of them or none."""
+
+    events: Sequence[Event]
+    provided: Callable[[Run], bool]
+    request: int | None
+    is_appended: bool = False
+    error: JournalError | None = None
+
+
+@dataclass(slots=True)
+class _Trial:
+    """What the run would be, and the events that would make it so."""
+
+    run: Run
+    at: datetime
+    events: list[Event] = field(default_factory=list)
+    is_durable: bool = False
+
+    def take(self, events: Sequence[Event]) -> None:
+        """Goes on by all of these events, or raises `JournalError` and goes on by none."""
+        run, is_durable = self.run, self.is_durable
+        for event in events:
+            is_durable = is_durable or is_vital(run, event)
+            run = evolve(run, Recorded(seq=0, run_id=run.id, run_seq=run.run_seq + 1, at=self.at, event=event))
+        self.run, self.is_durable = run, is_durable
+        self.events += events
+
+
+def never(_run: Run) -> bool:
+    """Holds of no run."""
+    return False
+
+
+def always(_run: Run) -> bool:
+    """Holds of every run."""
+    return True
+
+
+class Recorder:
+    """A run under its lease."""
+
+    def __init__(self, outside: Outside, lease: Lease, run: Run) -> None:
+        self.run = run
+        self.changed = asyncio.Event()
+        """Is set with every change."""
+        self.until: Callable[[Run], bool] = never
+        """Once it holds, what follows by rules alone is left for later."""
+        self._outside = outside
+        self._lease = lease
+        self._decided: list[tuple[Run, tuple[Command, ...]]] = []
+        """The last two states that were decided on, and what was: the run's own, and the one it may have next."""
+        self._turn = asyncio.Lock()
+        self._group: list[_Entry] | None = None
+        """The last of those that wait for their turn; None where none does."""
+        self._writing: asyncio.Task[None] | None = None
+        """What appends that group, or the one before."""
+
+    def wanted(self, run: Run) -> tuple[Command, ...]:
+        """What `decide` says, which is asked once for each state: calls that start together all look at it."""
+        for known, commands in self._decided:
+            if known is run:
+                return commands
+        self._decided = [(run, decide(run)), *self._decided[:1]]
+        return self._decided[0][1]
+
+    async def append(
+        self, *events: Event, provided: Callable[[Run], bool] | None = None, request: int | None = None
+    ) -> bool:
+        """Append and evolve; False if `provided` no longer holds by then, so that nothing was appended.
+
+        Without events, only what follows from the state is appended. Raises `JournalError`, also of an event that
+        is illegal by then.
+        """
+        entry = _Entry(events, provided or always, request)
+        if self._group is None or request is not None:  # a request is taken by the first event of its group
+            self._group = [entry]
+            self._writing = asyncio.create_task(self._write(self._group))
+        else:
+            self._group.append(entry)
+        assert self._writing is not None
+        await asyncio.shield(self._writing)
+        if entry.error is not None:
+            raise entry.error
+        return entry.is_appended
+
+    async def settle(self) -> None:
+        """Return when nothing is being appended any more."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+
+    async def _write(self, group: list[_Entry]) -> None:
+        async with self._turn:
+            if self._group is group:
+                self._group = None
+            trial = _Trial(self.run, self._outside.clock())
+            for entry in group:
+                try:
+                    if entry.provided(trial.run):
+                        trial.take(entry.events)
+                        entry.is_appended = True
+                except JournalError as error:
+                    entry.error = error
+            while following := self._following(trial.run):
+                trial.take(following)
+            if trial.events:
+                await self._append(trial, group[0].request if group[0].is_appended else None)
+
+    def _following(self, run: Run) -> list[Event]:
+        """What `decide` has recorded of this state."""
+        if self.until(run):
+            return []
+        return [command.event for command in self.wanted(run) if isinstance(command, Record)]
+
+    async def _append(self, trial: _Trial, request: int | None) -> None:
+        recorded = await self._outside.journal.append(
+            self._lease,
+            self.run.run_seq,
+            trial.events,
+            at=trial.at,
+            durable=trial.is_durable,
+            status=trial.run.status,
+            request=request,
+        )
+        if [one.event for one in recorded] == trial.events:
+            self.run = trial.run
+        else:  # what a resume will read is not what was to be written, as with a tuple that became a list
+            for one in recorded:
+                self.run = evolve(self.run, one)
+        if self._outside.observe is not None:
+            for one in recorded:
+                self._outside.observe(one)
+        self.changed.set()
