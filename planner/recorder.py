@@ -152,7 +152,7 @@ class Recorder:
         )
         if [one.event for one in recorded] == trial.events:
             self.run = trial.run
-        else:  # what a resume will read is not what was to be written, as with a tuple that became a list
+        else:  # a resume will read what the journal holds
             for one in recorded:
                 self.run = evolve(self.run, one)
         if self._outside.observe is not None:
