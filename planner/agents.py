@@ -20,7 +20,7 @@ from planner.core import finders, wire
 from planner.core.catalog import Callee, Declaration, Parameter
 from planner.core.check import Problem
 from planner.core.commands import AskPlanner
-from planner.core.decide import PLAN_TOKENS
+from planner.core.decide import PLAN_TOKENS, VERDICT_TOKENS
 from planner.core.events import PlanProposed, Usage
 from planner.core.goal import Named
 from planner.core.labels import Json
@@ -396,7 +396,9 @@ async def opine(
 ) -> tuple[bool, Sequence[Completion]]:
     """Whether an able model holds that the outcome meets the criterion. Raises `ModelError`."""
     messages = _messages(prompt, goal=goal, criterion=criterion, outcome=_plain(outcome))
-    opinion, completions = await model.typed(Ask(role="validator", messages=messages, max_tokens=50), _Opinion)
+    opinion, completions = await model.typed(
+        Ask(role="validator", messages=messages, max_tokens=VERDICT_TOKENS), _Opinion
+    )
     return opinion.is_met, completions
 
 

@@ -18,7 +18,7 @@ from datetime import timedelta
 from typing import assert_never
 
 from planner import agents, nesting
-from planner.accounts import held
+from planner.accounts import Hold, held
 from planner.cards import answered, card_of, fitted
 from planner.core import order
 from planner.core.catalog import Callee
@@ -33,15 +33,16 @@ from planner.core.commands import (
     ScheduleRetry,
     StartTimer,
 )
-from planner.core.decide import planning_amount
+from planner.core.decide import judging_amount, planning_amount
 from planner.core.events import (
+    AnswerDropped,
     BlobId,
-    BudgetRefused,
     CancelRequested,
     ContentKept,
     Event,
     HumanAnswered,
     PlannerFailed,
+    PlanProposed,
     RetryScheduled,
     ReviewFailed,
     ReviewInconclusive,
@@ -55,15 +56,17 @@ from planner.core.events import (
     Usage,
 )
 from planner.core.labels import Json, Labelled
+from planner.core.ledger import NOTHING
 from planner.core.plan import StepPath, own_path, role_of
 from planner.core.policy import attest
 from planner.core.run import Run
+from planner.core.setup import Criterion
 from planner.core.state import callee_at
 from planner.core.values import View, answer
 from planner.errors import JournalError, ModelError, PlanError, ToolError
 from planner.journal import Lease, Request
 from planner.llm.model import Completion
-from planner.outcomes import child_id, fault_of, is_up, late, started, words
+from planner.outcomes import child_id, fault_of, is_up, late, started, time_s, words
 from planner.outside import Outside
 from planner.recorder import Recorder, always, never
 from planner.slots import CircuitOpenError
@@ -255,50 +258,72 @@ class Engine:
     # models
 
     async def _ask_planner(self, command: AskPlanner) -> None:
-        try:
-            async with held(self._outside, self._lease, "planner", planning_amount(self._run)) as spent:
-                if isinstance(spent, BudgetRefused):
-                    await self._append(spent, provided=_is_unfinished)
-                    return
+        key = f"planner/{command.revision}/{command.attempt}/{command.corrections}"
+        async with held(self._outside, self._lease, key, planning_amount(self._run)) as hold:
+            if hold.refused is not None:
+                await self._append(hold.refused, provided=_has_room)
+                return
+            hold.begin()
+            try:
                 model = await self._outside.model("planner")
-                prompt = self._outside.prompt("planner")
-                proposed, completion = await agents.propose(self._run, command, model, prompt)
-                (usage,) = await self._kept((completion,))
-                spent.append(usage)
-                await self._append(proposed.model_copy(update={"usage": usage}), provided=self._wanting(command))
-        except ModelError as error:
-            usages = await self._kept(agents.tried(error))
-            failed = PlannerFailed(
-                revision=command.revision, attempt=command.attempt, fault=fault_of(error), usage=usages
-            )
-            await self._append(failed, provided=self._wanting(command))
+                proposed, completion = await agents.propose(
+                    self._run, command, model, self._outside.prompt("planner")
+                )
+            except ModelError as error:
+                used = await self._kept(agents.tried(error))
+                event: PlanProposed | PlannerFailed = PlannerFailed(
+                    revision=command.revision, attempt=command.attempt, fault=fault_of(error), usage=used
+                )
+            else:
+                used = await self._kept((completion,))
+                event = proposed.model_copy(update={"usage": used[0]})
+            hold.tell(used)
+            await self._reply(event, command, used)
+
+    async def _reply(self, event: Event, command: Command, used: tuple[Usage, ...]) -> None:
+        """Append what models answered; where nobody waits for it any more, only what that used."""
+        if not await self._append(event, provided=self._wanting(command)) and used:
+            await self._append(AnswerDropped(usage=used), provided=_is_unfinished)
 
     async def _ask_validator(self, command: AskValidator) -> None:
         assert self._run.plan is not None
         outcome = answer(View(self._run, self._run.plan)).value
-        goal, criteria = self._run.started.goal, self._run.started.criteria
+        criteria = self._run.started.criteria
         unmet: list[str] = []
         unknown: list[str] = []
-        completions: list[Completion] = []
+        usage: tuple[Usage, ...] = ()
         for criterion in (c for c in criteria if c.id in command.criteria):
-            try:
-                model = await self._outside.model("validator")
-                prompt = self._outside.prompt("validator")
-                is_met, used = await agents.opine(goal, criterion.text, outcome, model, prompt)
-            except ModelError as error:
-                used = agents.tried(error)
-                unknown.append(criterion.id)
-            else:
-                unmet.extend([] if is_met else [criterion.id])
-            completions.extend(used)
-        usage = await self._kept(completions)
+            is_met, used = await self._opinion(criterion, outcome)
+            usage += used
+            if not is_met:
+                (unknown if is_met is None else unmet).append(criterion.id)
         if unmet:
             event: Event = ReviewFailed(criteria=tuple(unmet), usage=usage)
         elif unknown:
             event = ReviewInconclusive(criteria=tuple(unknown), usage=usage)
         else:
             event = ReviewPassed(criteria=tuple(c.id for c in criteria), usage=usage)
-        await self._append(event, provided=self._wanting(command))
+        await self._reply(event, command, usage)
+
+    async def _opinion(self, criterion: Criterion, outcome: Json) -> tuple[bool | None, tuple[Usage, ...]]:
+        """Whether a model holds that the criterion is met, None where it could not say; and what it used."""
+        amount = judging_amount(self._run, outcome, (criterion.id,))
+        async with held(self._outside, self._lease, f"validator/{criterion.id}", amount) as hold:
+            if hold.refused is not None:
+                return None, ()
+            hold.begin()
+            is_met = None
+            try:
+                model = await self._outside.model("validator")
+                prompt = self._outside.prompt("validator")
+                is_met, completions = await agents.opine(
+                    self._run.started.goal, criterion.text, outcome, model, prompt
+                )
+            except ModelError as error:
+                completions = agents.tried(error)
+            used = await self._kept(completions)
+            hold.tell(used)
+            return is_met, used
 
     async def _kept(self, completions: Sequence[Completion]) -> tuple[Usage, ...]:
         """The usage of each completion, its exchange stored."""
@@ -313,11 +338,12 @@ class Engine:
     async def _call(self, command: Call) -> None:
         callee = self._callee(command.path)
         if callee.kind == "plan":  # what it calls takes places, and room on accounts, of its own
-            await self._made(command, callee, [])
+            await self._made(command, callee, Hold())
             return
-        async with held(self._outside, self._lease, command.path, command.held) as spent:
-            if isinstance(spent, BudgetRefused):
-                await self._append(spent, provided=_is_unfinished)
+        key, is_due = f"{command.key}/{command.attempt}", role_of(command.path) == "undo"
+        async with held(self._outside, self._lease, key, command.held, is_due=is_due) as hold:
+            if hold.refused is not None:
+                await self._append(hold.refused, provided=_has_room)
                 return
             try:
                 async with self._outside.slots.place(
@@ -328,15 +354,17 @@ class Engine:
                     limit=callee.declaration.concurrency,
                     priority=command.priority,
                 ):
-                    await self._made(command, callee, spent)
+                    await self._made(command, callee, hold)
             except CircuitOpenError as error:
                 failed = StepFailed(path=command.path, fault=fault_of(error), attempt=command.attempt)
-                await self._append(started(command), failed, provided=self._wanting(command))
+                unmade = started(command).model_copy(update={"held": NOTHING})
+                await self._append(unmade, failed, provided=self._wanting(command))
 
-    async def _made(self, command: Call, callee: Callee, spent: list[Usage]) -> None:
+    async def _made(self, command: Call, callee: Callee, hold: Hold) -> None:
         """The call itself, from its intent to its outcome."""
         if not await self._append(started(command), provided=self._wanting(command)):
             return
+        hold.begin()
         try:
             outcome = await self._outcome(command, callee)
         except asyncio.CancelledError:
@@ -345,16 +373,16 @@ class Engine:
             raise
         self._outside.slots.report(callee.name, ok=is_up(outcome))
         if isinstance(outcome, StepSucceeded | StepFailed):
-            spent.extend(outcome.usage)
+            hold.tell(outcome.usage)
         await self._append(outcome)
 
     async def _outcome(self, command: Call, callee: Callee) -> StepSucceeded | StepFailed | StepInDoubt | StepParked:
         path, given = command.path, self._arguments(command.path)
-        began = self._outside.clock()
+        began, limit_s = self._outside.clock(), time_s(self._run, command, callee)
         try:
             if callee.kind == "plan":
                 return await nesting.outcome(self._outside.nested, self._run, command, callee)
-            async with asyncio.timeout(command.timeout_s):
+            async with asyncio.timeout(limit_s):
                 if callee.kind == "agent":
                     role, play = agents.ROLES[callee.name]
                     model = await self._outside.model(role, cheaper=command.is_cheaper)
@@ -362,7 +390,7 @@ class Engine:
                 else:
                     completed = agents.Answered(await self._tool(command, callee, given))
         except TimeoutError:
-            return late(command, callee)
+            return late(command, callee, limit_s)
         except ToolInDoubt as error:
             return StepInDoubt(path=path, reason=words(error))
         except (ToolError, ModelError) as error:
@@ -441,3 +469,7 @@ def _may_be_cancelled(run: Run) -> bool:
 
 def _is_unfinished(run: Run) -> bool:
     return run.finished is None
+
+
+def _has_room(run: Run) -> bool:
+    return run.finished is None and not run.refused

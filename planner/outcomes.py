@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from planner.core.catalog import Callee
 from planner.core.circuit import tells
 from planner.core.commands import Call
+from planner.core.decide import TIME_IS_UP
 from planner.core.events import (
     BlockEntered,
     Event,
@@ -22,7 +23,7 @@ from planner.core.events import (
     Usage,
 )
 from planner.core.labels import Labelled
-from planner.core.ledger import Amount
+from planner.core.ledger import NOTHING, Amount, rest
 from planner.core.plan import role_of
 from planner.core.policy import attest
 from planner.core.run import Run
@@ -92,13 +93,27 @@ def words(said: object) -> str:
     return str(said).encode(errors="replace").decode()
 
 
-def late(command: Call, callee: Callee) -> StepFailed | StepInDoubt:
-    """A call that did not end in its time: what only looks has failed, of an effect nobody knows."""
-    what = f"`{callee.name}` did not end within {command.timeout_s} s"
+def time_s(run: Run, command: Call, callee: Callee) -> float | None:
+    """How long the call may take; the run's own limit cuts none short that changes something."""
+    left_s = rest(run.started.setup.budget, run.spent, NOTHING).seconds if callee.is_reading else None
+    return min((limit for limit in (command.timeout_s, left_s) if limit is not None), default=None)
+
+
+def late(command: Call, callee: Callee, limit_s: float | None) -> StepFailed | StepInDoubt:
+    """A call that did not end in its time: what only looks has failed, of an effect nobody knows.
+
+    What a model used for it nobody knows either, so that all that was held counts.
+    """
+    what = f"`{callee.name}` did not end within {limit_s} s"
     if not callee.is_reading:
         return StepInDoubt(path=command.path, reason=what)
     fault = Fault(code="T-298", error_class="unavailable", message=what)
-    return StepFailed(path=command.path, fault=fault, attempt=command.attempt)
+    if limit_s != command.timeout_s:
+        message = f"`{callee.name}` was cut short: the run may take no longer"
+        fault = Fault(code=TIME_IS_UP, error_class="limit", message=message)
+    held = command.held
+    usage = (Usage(output_tokens=held.tokens, cost_usd=held.cost_usd),) if held.tokens else ()
+    return StepFailed(path=command.path, fault=fault, attempt=command.attempt, usage=usage)
 
 
 def is_up(outcome: StepSucceeded | StepFailed | StepInDoubt | StepParked) -> bool | None:

@@ -10,7 +10,7 @@ import pytest
 from planner.core.catalog import Callee
 from planner.core.check import Certificate
 from planner.core.commands import AskHuman, AskPlanner, AskValidator, Call, Record
-from planner.core.decide import decide
+from planner.core.decide import TIME_IS_UP, decide
 from planner.core.events import (
     BlockEntered,
     BudgetRefused,
@@ -27,6 +27,7 @@ from planner.core.events import (
     ReviewInconclusive,
     ReviewPassed,
     RunFinished,
+    RunResumed,
     RunStarted,
     Steered,
     StepFailed,
@@ -177,6 +178,39 @@ def test_an_account_that_others_share_ends_the_run_or_cuts_it_short(
         assert recorded(given(*begun, *skips)) == [ReviewInconclusive()]
     else:
         assert ended(given(*begun)) == RunFinished(status="over_budget", reason="team: nothing is left")
+
+
+def test_a_call_in_doubt_is_not_made_again_once_there_is_no_room(given: Given, accepted: Accepted) -> None:
+    steps = (step("s1", "files.write", args={"path": "a", "text": "b"}), step("s2"))
+    begun = (*accepted(*steps), *made("s1", path="a", text="b")[:2], resolved("s2"))
+    for lost in (StepInDoubt(path="s1", reason=""), RunResumed(owner="p2")):
+        assert ended(given(*begun, lost, REFUSED)).status == "over_budget"
+
+
+def test_a_call_that_was_cut_short_because_the_time_is_up_ends_the_run_over_budget(
+    given: Given, accepted: Accepted
+) -> None:
+    fault = Fault(code=TIME_IS_UP, error_class="limit", message="no longer")
+    begun = (*accepted(step("s1")), *made("s1")[:2], StepFailed(path="s1", fault=fault, attempt=1))
+    end = ended(given(*begun))
+    assert (end.status, end.fault) == ("over_budget", fault)
+
+
+@pytest.mark.parametrize(("rate", "is_asked"), [(Rate(input_usd=1, output_usd=1), True), (None, False)])
+def test_a_judge_without_a_known_price_is_not_asked_where_money_is_limited(
+    rate: Rate | None, is_asked: bool, given: Given, accepted: Accepted
+) -> None:
+    wanted = (Criterion(id="c1", kind="text", text="polite"),)
+    rates = {"validator": rate} if rate is not None else {}
+    limits: dict[str, Any] = {
+        "budget": Budget(cost_usd=1),
+        "rates": rates,
+        "can_judge": True,
+        "criteria": wanted,
+        "is_given": True,
+    }
+    commands = decide(given(*accepted(step("s1"), **limits), *made("s1")))
+    assert commands == ((AskValidator(("c1",)),) if is_asked else (Record(ReviewInconclusive(criteria=("c1",))),))
 
 
 def test_what_is_under_way_ends_before_a_refused_run_does(given: Given, accepted: Accepted) -> None:

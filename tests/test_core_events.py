@@ -12,6 +12,7 @@ from planner.core.check import Problem
 from planner.core.events import (
     EVENT,
     FINAL,
+    AnswerDropped,
     BlockEntered,
     BudgetRefused,
     CancelRequested,
@@ -179,6 +180,7 @@ EVENTS: tuple[Event, ...] = (
     Steered(by="ann", text="in French", inputs={"file": "b"}, plan=PLAN),
     UndoRequested(by="ann"),
     UndoBegan(paths=("s2", "s1[0]")),
+    AnswerDropped(usage=(USAGE,)),
     BudgetRefused(account="team", reason="nothing is left"),
     RunForked(origin="r0", at_event=7),
     RunFinished(status="completed", result=VALUE, reason="", degraded=("s1[1]",), fault=FAULT),

@@ -334,13 +334,19 @@ def test_an_end_that_comes_while_a_call_is_under_way_is_a_divergence(life: Lives
 
 @pytest.mark.parametrize(
     "changed",
-    [{"attempt": 2}, {"key": "another"}, {"held": NOTHING}, {"held": Amount(tokens=9)}, {"is_cheaper": True}],
+    [{"attempt": 2}, {"key": "another"}, {"held": Amount(tokens=9)}, {"is_cheaper": True}],
     ids=lambda changed: next(iter(changed)),
 )
 def test_a_call_is_made_as_it_was_wanted(changed: dict[str, Any], life: Lives) -> None:
     one = life(READING)
     one.say(begun(wanted(one, Call), **changed))
     assert isinstance(found(one).recorded, StepStarted)
+
+
+def test_a_call_that_an_open_circuit_refused_held_nothing(life: Lives) -> None:
+    one = life(READING)
+    one.say(begun(wanted(one, Call), held=NOTHING))
+    assert replayed(one.history) == ()
 
 
 def test_a_call_is_made_only_while_it_is_wanted(life: Lives) -> None:

@@ -12,6 +12,7 @@ import pytest
 from planner.core.catalog import Callee
 from planner.core.check import Certificate
 from planner.core.events import (
+    AnswerDropped,
     BlockEntered,
     BudgetRefused,
     CancelRequested,
@@ -46,7 +47,7 @@ from planner.core.events import (
     WaitStarted,
 )
 from planner.core.labels import TRUSTED, UNTRUSTED, Json, Labelled
-from planner.core.ledger import Amount, Spent
+from planner.core.ledger import NOTHING, Amount, Spent
 from planner.core.plan import Plan, Step
 from planner.core.policy import Principal
 from planner.core.run import Run, StepState
@@ -234,6 +235,20 @@ def test_what_a_run_is_told_and_what_it_may_not_use_are_remembered(given: Given,
     paid = EventReceived(name="paid", data={"order": 7})
     run = given(started(), paid, BudgetRefused(account="team", reason="nothing is left"))
     assert (run.mailbox, run.refused) == ({2: paid}, "team: nothing is left")
+
+
+def test_an_answer_that_nobody_waits_for_is_paid_for_and_changes_nothing_else(
+    given: Given, accepted: Accepted
+) -> None:
+    run = given(*accepted(READ))
+    after = then(run, AnswerDropped(usage=(Usage(input_tokens=3, output_tokens=4, cost_usd=0.5),)))
+    assert (after.spent.tokens, after.spent.cost_usd, after.steps) == (7, 0.5, run.steps)
+
+
+def test_a_call_that_was_refused_before_it_was_made_counts_for_nothing(given: Given, accepted: Accepted) -> None:
+    refused = STARTED.model_copy(update={"held": NOTHING})
+    run = given(*accepted(READ), RESOLVED, refused, FAILED)
+    assert (run.spent.calls, run.step("s1").attempt) == (0, 1)
 
 
 # time and use ------------------------------------------------------------------------------------------------

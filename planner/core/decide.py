@@ -9,7 +9,8 @@ Rules of the file:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Collection, Iterator
 from typing import assert_never
 
 from planner.core import undo, values
@@ -31,7 +32,8 @@ from planner.core.events import (
     UndoBegan,
     WaitEnded,
 )
-from planner.core.ledger import NOTHING, Amount, price, refusal
+from planner.core.labels import Json
+from planner.core.ledger import NOTHING, PROMPT_TOKENS, Amount, price, refusal
 from planner.core.plan import Plan, StepPath, inner_path, root_of, split_path
 from planner.core.review import review
 from planner.core.run import (
@@ -53,6 +55,10 @@ CANDIDATE_FAULTS = frozenset({"M-108", "M-109", "M-110"})
 """Refused, empty or cut off: one more candidate may do better. Anything else a planner's model says is final."""
 PLAN_TOKENS = 1024
 """The most that a planner writes for one candidate."""
+VERDICT_TOKENS = 50
+"""The most that a validator writes of one criterion."""
+TIME_IS_UP = "A-111"
+"""The code of a call that was cut short because the run's own time was over."""
 
 
 def decide(run: Run) -> tuple[Command, ...]:
@@ -150,6 +156,17 @@ def planning_amount(run: Run) -> Amount:
     if setup.budget.cost_usd is None:
         return Amount(tokens=tokens, calls=0)
     return Amount(cost_usd=price(setup.rates.get("planner"), read, PLAN_TOKENS), tokens=tokens, calls=0)
+
+
+def judging_amount(run: Run, outcome: Json, criteria: Collection[str]) -> Amount:
+    """What judging the outcome by these criteria uses at most, each in an answer of its own."""
+    setup, given = run.started.setup, json.dumps(outcome, ensure_ascii=False) + run.started.goal
+    texts = [criterion.text for criterion in run.started.criteria if criterion.id in criteria]
+    read = sum(PROMPT_TOKENS + len(f"{given}{text}".encode()) for text in texts)
+    written = VERDICT_TOKENS * len(texts)
+    if setup.budget.cost_usd is None:
+        return Amount(tokens=read + written, calls=0)
+    return Amount(cost_usd=price(setup.rates.get("validator"), read, written), tokens=read + written, calls=0)
 
 
 def _once(rejected: tuple[tuple[Problem, ...], ...]) -> tuple[Problem, ...]:
@@ -278,8 +295,8 @@ def _settle(view: values.View) -> Command:
         return _give_up(view.run, fault_of(error), reason="the answer cannot be made")
     if isinstance(decided, tuple):
         run = view.run
-        is_over = run.refused or refusal(run.started.setup.budget, run.spent, NOTHING, planning_amount(run))
-        if is_over:
+        wanted = judging_amount(run, values.answer(view).value, decided)
+        if run.refused or refusal(run.started.setup.budget, run.spent, NOTHING, wanted):
             return Record(ReviewInconclusive(criteria=decided))
         return AskValidator(decided, revision=view.run.revision, corrections=len(view.run.corrections))
     return Record(decided)
@@ -289,6 +306,8 @@ def _give_up(run: Run, fault: Fault, *, reason: str) -> Record:
     """Another revision where a planner may still find a way, else the end."""
     if fault.error_class == "denied":
         return _end(run, RunFinished(status="denied", reason=reason, fault=fault))
+    if fault.code == TIME_IS_UP:
+        return _end(run, RunFinished(status="over_budget", reason=reason, fault=fault))
     is_hopeless = fault.error_class == "missing" and _lacks_input(run)
     if is_hopeless or not _may_replan(run):
         return _end(run, RunFinished(status="failed", reason=reason, fault=fault))

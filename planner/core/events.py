@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, get_args
 
 from pydantic import Field, TypeAdapter
 
@@ -26,21 +26,9 @@ SEMANTICS = 1
 """The version of `decide`'s rules that new runs start with."""
 
 BlobId: TypeAlias = str
-RunStatus: TypeAlias = Literal[
-    "running",
-    "waiting",
-    "paused",
-    "completed",
-    "unverified",
-    "rejected",
-    "denied",
-    "failed",
-    "cancelled",
-    "over_budget",
-]
-FINAL: frozenset[str] = frozenset(
-    {"completed", "unverified", "rejected", "denied", "failed", "cancelled", "over_budget"}
-)
+Final: TypeAlias = Literal["completed", "unverified", "rejected", "denied", "failed", "cancelled", "over_budget"]
+RunStatus: TypeAlias = Literal["running", "waiting", "paused", Final]
+FINAL: frozenset[str] = frozenset(get_args(Final))
 
 
 class Usage(Frozen):
@@ -405,6 +393,13 @@ class UndoBegan(Frozen):
     paths: tuple[StepPath, ...]
 
 
+class AnswerDropped(Frozen):
+    """A model answered what nobody waits for any more: only what that used counts."""
+
+    type: Literal["AnswerDropped"] = "AnswerDropped"
+    usage: tuple[Usage, ...] = ()
+
+
 class BudgetRefused(Frozen):
     """An account that several runs share has no room for a call."""
 
@@ -480,6 +475,7 @@ Event: TypeAlias = Annotated[
     | Steered
     | UndoRequested
     | UndoBegan
+    | AnswerDropped
     | BudgetRefused
     | RunForked
     | RunFinished,

@@ -16,6 +16,7 @@ from typing import TypeAlias, assert_never
 from planner.core.commands import AskPlanner, AskValidator, Call, Command, Probe, Record, ScheduleRetry, StartTimer
 from planner.core.decide import decide
 from planner.core.events import (
+    AnswerDropped,
     BlockEntered,
     BudgetRefused,
     CancelRequested,
@@ -58,6 +59,7 @@ from planner.core.events import (
     WaitEnded,
     WaitStarted,
 )
+from planner.core.ledger import NOTHING
 from planner.core.run import Run
 from planner.core.state import evolve, fold
 from planner.errors import JournalError
@@ -103,6 +105,7 @@ Input: TypeAlias = (
     | UndoRequested
     | EventReceived
     | StepNudged
+    | AnswerDropped
     | BudgetRefused
     | ContentKept
 )
@@ -225,8 +228,9 @@ def _is_late(event: Event) -> bool:
 
 
 def _is_of(event: StepStarted, command: Call) -> bool:
-    same = (command.path, command.attempt, command.key, command.held, command.is_cheaper)
-    return (event.path, event.attempt, event.key, event.held, event.is_cheaper) == same
+    same = (command.path, command.attempt, command.key, command.is_cheaper)
+    is_same = (event.path, event.attempt, event.key, event.is_cheaper) == same
+    return is_same and event.held in (command.held, NOTHING)  # nothing where an open circuit refused it
 
 
 def _key(run: Run, event: Reply) -> _Key:

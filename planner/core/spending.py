@@ -39,6 +39,9 @@ def affordable(run: Run, wanted: Sequence[Command]) -> Affordable:
         if not isinstance(command, Call):
             commands.append(command)
             continue
+        if run.refused:
+            over = over or run.refused
+            continue
         refused = next(_refusals(run, command, held, sums), None)
         if refused is None:
             commands.append(command)

@@ -15,6 +15,7 @@ from typing import TypeAlias, assert_never
 from planner.core.correction import corrected_by, corrected_plan, forgotten, kept_states, undo_report
 from planner.core.events import (
     FINAL,
+    AnswerDropped,
     BlockEntered,
     BudgetRefused,
     CancelRequested,
@@ -130,7 +131,7 @@ def _settled(run: Run, event: Event, *, before: Run) -> Run:
     used = [Amount(cost_usd=u.cost_usd, tokens=u.input_tokens + u.output_tokens, calls=0) for u in usages]
     if isinstance(event, StepSucceeded | StepFailed):
         used.append(Amount(calls=event.calls))
-    if isinstance(event, StepStarted):
+    if isinstance(event, StepStarted) and event.held.calls:  # else it was refused before it was made
         callee = run.started.setup.catalogue.get(callee_at(run, event.path))
         is_same = callee is not None and callee.kind == "plan" and event.attempt > 1  # the nested run goes on
         cost_usd = callee.declaration.cost_usd if callee is not None else 0.0
@@ -191,6 +192,7 @@ def _applied(run: Run, event: Event) -> Run:
             | Steered()
             | UndoRequested()
             | UndoBegan()
+            | AnswerDropped()
             | BudgetRefused()
             | EventReceived()
             | RunForked()
@@ -208,13 +210,14 @@ Directive: TypeAlias = (
     | Steered
     | UndoRequested
     | UndoBegan
+    | AnswerDropped
     | BudgetRefused
     | EventReceived
     | RunForked
 )
 
 
-def _directed(run: Run, event: Directive) -> Run:  # noqa: C901 - one flat case per event kind
+def _directed(run: Run, event: Directive) -> Run:  # noqa: C901, PLR0911 - one flat case per event kind
     match event:
         case RunResumed():
             for path in [path for path, state in run.steps.items() if state.status == "started"]:
@@ -236,6 +239,8 @@ def _directed(run: Run, event: Directive) -> Run:  # noqa: C901 - one flat case 
             return replace(run, phase="executing", finished=None, is_cancelled=True)
         case UndoBegan():
             return _undoing(run, event)
+        case AnswerDropped():
+            return run
         case BudgetRefused():
             return replace(run, refused=f"{event.account}: {event.reason}")
         case EventReceived():

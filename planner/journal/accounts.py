@@ -22,6 +22,7 @@ def reserve(
 ) -> str | None:
     """Holds `amount` on every account; or on none, and says which has no room for it."""
     run = runs.owned(db, lease).run
+    _settle_lost(db)
     for account, budget in limits.items():
         reason = refusal(budget, spent(db, account), _held(db, account, besides=(run, key)), amount)
         if reason is not None:
@@ -42,7 +43,20 @@ def settle(db: sqlite3.Connection, lease: Lease, key: str, amount: Amount) -> No
 
 def settle_unknown(db: sqlite3.Connection, run_id: str) -> None:
     """All that the run holds becomes spend: whoever held it is gone, and nobody knows what was used of it."""
-    run = runs.find(db, run_id).run
+    _settle_all(db, runs.find(db, run_id).run)
+
+
+def _settle_lost(db: sqlite3.Connection) -> None:
+    """The same for every run whose owner is gone: else what it held would be kept from all others."""
+    holding = db.execute(
+        "SELECT DISTINCT runs.run, owner, host, pid, start, expires_us FROM holds JOIN runs USING (run)"
+    )
+    for run, *claim in holding.fetchall():
+        if not runs.Claim(*claim).is_live:
+            _settle_all(db, run)
+
+
+def _settle_all(db: sqlite3.Connection, run: int) -> None:
     held = db.execute("SELECT account, cost_usd, tokens, calls FROM holds WHERE run = ?", (run,)).fetchall()
     _spend(db, [(account, _amount(*columns)) for account, *columns in held])
     db.execute("DELETE FROM holds WHERE run = ?", (run,))
