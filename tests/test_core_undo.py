@@ -399,6 +399,20 @@ def test_a_planner_s_plan_takes_back_first_what_it_does_without(
     assert the(decide(then(run, *undone("s3")))) == Record(ReviewInconclusive())
 
 
+def test_a_correction_that_comes_before_the_last_one_took_anything_back_adds_to_that(
+    given: Given, accepted: Accepted, every: Callees
+) -> None:
+    steps = [step(id_, "store.put", args={"name": f"$inputs.{id_}", "text": "x"}) for id_ in ("s1", "s2", "s3")]
+    begun = accepted(*steps, callees=every, inputs=dict.fromkeys(("s1", "s2", "s3"), 1), is_given=True)
+    run = given(*begun, *made("s1"), *made("s2"), *made("s3"))
+    run = then(run, Steered(by="ann", inputs={"s3": 2}), PlanAbandoned(revision=2, reason="corrected"))
+    assert the(decide(run)) == Record(UndoBegan(paths=("s3",)))
+    run = then(run, UndoBegan(paths=("s3",)), Steered(by="ann", inputs={"s1": 2}))
+    assert the(decide(run)) == Record(UndoBegan(paths=("s2", "s1")))
+    run = then(run, UndoBegan(paths=("s2", "s1")))
+    assert (run.undoing, run.undone, run.left) == (("s3~undo", "s2~undo", "s1~undo"), (), ())
+
+
 # what is illegal ---------------------------------------------------------------------------------------------
 
 

@@ -57,6 +57,7 @@ from planner.core.ledger import NOTHING, Amount, Spent
 from planner.core.moves import StepEvent, moved, resumed
 from planner.core.plan import (
     StepPath,
+    beside,
     inner_path,
     own_path,
     place_of,
@@ -298,10 +299,13 @@ def _steered(run: Run, event: Steered) -> Run:
 
 def _undoing(run: Run, event: UndoBegan) -> Run:
     """What is to be taken back gets a state of its own, for the plan may soon no longer hold the step."""
-    _require(event, all(run.step(path).is_done for path in run.undoing), "something is being taken back already")
+    pending = tuple(path for path in run.undoing if not run.step(path).is_done)
+    _require(event, not pending or run.phase == "planning", "something is being taken back already")
     undoing = tuple(undo_path(path) for path in event.paths)
     _require(event, len(set(undoing)) == len(undoing), "it names a step twice")
-    undone, left = undo_report(run)
+    undone, left = undo_report(replace(run, undoing=tuple(path for path in run.undoing if path not in pending)))
+    if pending:  # another correction came before these were taken back: the last one made is still the first
+        undoing = tuple(sorted((*undoing, *pending), key=lambda path: -_begun_at(run, path)))
     steps = dict(run.steps)
     for path in event.paths:
         state, callee = run.step(path), callee_of(run, path)
@@ -319,6 +323,11 @@ def _undoing(run: Run, event: UndoBegan) -> Run:
             kept=state.kept,
         )
     return replace(run, steps=steps, undoing=undoing, undone=undone, left=left)
+
+
+def _begun_at(run: Run, path: StepPath) -> int:
+    """When the call that is taken back at `path` began, or the one in its place."""
+    return max(run.step(own).begun for own in (own_path(path), beside(own_path(path), "fallback")))
 
 
 def _aimed(run: Run, event: StepEvent) -> StepEvent:
