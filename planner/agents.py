@@ -147,12 +147,13 @@ def undoable(run: Run) -> tuple[StepId, ...]:
 
 
 def _corrections(run: Run) -> Iterator[str]:
-    """What the principal said since, and which inputs are other ones now."""
+    """What the principal said since, and which inputs are other ones now; of somebody else's only that they are."""
     for correction in run.corrections:
         if correction.text:
             yield correction.text
         for name, value in correction.inputs.items():
-            yield f"{name} is now {json.dumps(value, ensure_ascii=False)}"
+            is_own = correction.by == run.started.principal.name
+            yield f"{name} is now {json.dumps(value, ensure_ascii=False)}" if is_own else f"{name} is another one now"
 
 
 def _shown(run: Run, ask: AskPlanner) -> list[Callee]:

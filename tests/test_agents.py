@@ -19,6 +19,7 @@ from planner.core.events import (
     Fault,
     PlanAbandoned,
     ReviewFailed,
+    Steered,
     StepFailed,
     StepResolved,
     StepStarted,
@@ -323,6 +324,15 @@ def test_a_planner_is_told_which_criteria_were_not_met(given: Given, accepted: A
     view = agents.planner_view(run, ASK)
     assert view["failures"] == "not met: It rhymes"
     assert view["done"] == "s1 = let({})"
+
+
+def test_of_an_input_that_somebody_else_changed_a_planner_is_told_only_that_it_is_another_one(
+    given: Given, accepted: Accepted
+) -> None:
+    said = Steered(by="user", text="in French", inputs={"day": "Monday"})
+    run = given(*accepted(Step(id="s1", let=1)), said, Steered(by="mallory", inputs={"file": SECRET}))
+    view = agents.planner_view(run, ASK)
+    assert view["corrections"] == 'in French\nday is now "Monday"\nfile is another one now'
 
 
 def test_a_first_plan_is_asked_for_without_history(given: Given, started: Callable[..., Event]) -> None:

@@ -214,9 +214,20 @@ def test_the_worst_flows_come_first_then_those_to_recipients_then_those_that_are
     found = certified(LIST, read, send, wipe).flows
     assert [(flow.step, flow.argument, flow.least, flow.is_too_low) for flow in found] == [
         ("s4", "path", Integrity.TRUSTED, True),
-        ("s3", "to", None, False),
+        ("s3", "to", Integrity.BOUNDED, False),
         ("s2", "path", Integrity.BOUNDED, False),
     ]
+
+
+def test_a_recipient_that_data_wrote_and_what_not_everybody_may_read_are_asked_about() -> None:
+    mail = {"id": "s1", "use": "mail.read"}
+    send = {"id": "s3", "use": "mail.send", "args": {"to": "$s1", "text": "hello"}}
+    (gate,) = certified(mail, send).gates
+    assert (gate.rules, gate.is_certain) == (("recipient:to",), False)
+    find = {"id": "s2", "use": "crm.find", "args": {"name": "x"}}
+    (gate,) = certified(find, {**send, "args": {"to": "eve@x.org", "text": "$s2"}}).gates
+    assert (gate.rules, gate.is_certain) == (("egress",), False)
+    assert certified(LIST, {**send, "args": {"to": "eve@x.org", "text": "$s1"}}).gates == ()
 
 
 def test_a_certificate_lists_so_many_flows_as_can_be_kept_and_says_how_many_there_are_more() -> None:

@@ -192,7 +192,7 @@ def test_only_flows_to_be_wary_of_are_told() -> None:
         least=Integrity.TRUSTED,
     )
     fine = flow.model_copy(update={"least": Integrity.BOUNDED})
-    to_whom = flow.model_copy(update={"least": None, "via": (), "is_choice": True})
+    to_whom = flow.model_copy(update={"least": Integrity.BOUNDED, "is_recipient": True, "via": (), "is_choice": True})
     assert told(Certificate(flows=(flow, to_whom, fine)))[1:] == (
         "flows    s1 web.fetch -> s2 -> s3 mail.send, to: bounded, trusted is wanted",
         "flows    s1 web.fetch -> s3 mail.send, to: bounded, as a choice",

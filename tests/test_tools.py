@@ -164,7 +164,7 @@ def test_importing_the_module_loads_nothing_heavy() -> None:
 
 
 def test_a_tool_declares_how_many_of_its_calls_are_made_at_once_and_what_each_costs() -> None:
-    @tool(effect="fetch", resource=(), concurrency=4, cost_usd=0.01)
+    @tool(effect="read", resource=(), concurrency=4, cost_usd=0.01)
     def look_up(word: str) -> str:
         """Look a word up."""
         return word
@@ -174,7 +174,7 @@ def test_a_tool_declares_how_many_of_its_calls_are_made_at_once_and_what_each_co
 
 
 def test_a_declaration_of_a_value_that_cannot_be_is_refused_with_that_value() -> None:
-    @tool(effect="fetch", resource=(), concurrency=0)
+    @tool(effect="read", resource=(), concurrency=0)
     def look_up(word: str) -> str:
         """Look a word up."""
         return word

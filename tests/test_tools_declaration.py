@@ -139,6 +139,7 @@ def test_a_name_may_be_given() -> None:
         ),
         ("T-107", "in 0 classes", '@tool(effect="read", payload=())', "f(a: str) -> str"),
         ("T-107", "what controls it", '@tool(effect="write")', "f(a: str) -> str"),
+        ("T-107", "what controls it", '@tool(effect="fetch")', "f(a: str) -> str"),
         ("T-108", "no `effect`", "@tool(secrets=('KEY',))", "f(a: str) -> str"),
         ("T-108", "do not agree", '@tool(effect="write", control={}, on_doubt="probe")', "f(a: str) -> str"),
         ("T-108", "do not agree", '@tool(effect="read", out="fields")', "f(a: str) -> str"),

@@ -126,7 +126,8 @@ def _resolve(
 def _called(view: View, callee: str, path: StepPath, arguments: Labelled) -> StepResolved:
     """The call, with what the gate says to it."""
     setup = view.run.started.setup
-    verdict = judge(setup.policy, view.run.started.principal, setup.catalogue[callee], arguments)
+    principal, words = view.run.started.principal, view.run.words
+    verdict = judge(setup.policy, principal, setup.catalogue[callee], arguments, words=words)
     return StepResolved(path=path, arguments=arguments, verdict=verdict)
 
 

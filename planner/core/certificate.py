@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BeforeValidator, Field, PlainSerializer, SerializerFunctionWrapHandler, model_serializer
 
 from planner.core.catalog import Catalogue, Effect
+from planner.core.egress import LEAST
 from planner.core.expr import expression_names, names
 from planner.core.forecast import SAID, Asked, forecast
 from planner.core.labels import Frozen, Integrity, Json
@@ -92,15 +93,17 @@ class Flow(Brief):
     argument: str
     integrity: Word
     """What the argument is worth at least when it arrives."""
-    least: Word | None = None
-    """What it must be worth for the call to be made unasked; None for a recipient, of which nothing is declared."""
+    least: Word
+    """What it must be worth for the call to be made unasked."""
+    is_recipient: bool = False
+    """Whether it decides who gets what the call carries."""
     is_choice: bool = False
     """Whether the source only decided that, or how often, the step runs."""
 
     @property
     def is_too_low(self) -> bool:
         """Whether the argument may be worth less than it must."""
-        return self.least is not None and self.integrity < self.least
+        return self.integrity < self.least
 
 
 Power: TypeAlias = Literal["untrusted input", "sensitive data", "state change or egress"]
@@ -203,7 +206,7 @@ def _approvals(appraisal: Appraisal, policy: Policy, principal: Principal) -> It
     """The questions before a call: by a rule, for what steers it, or because the plan asks."""
     for call in appraisal.calls:
         verdict = judge(policy, principal, call.callee, None)
-        low = [name for name, worth, least in _controlled(call) if least is not None and worth.integrity < least]
+        low = [name for name, worth, least in _controlled(call) if worth.integrity < least]
         if call.callee.kind in {"human", "gate"}:
             what = "the plan wants an approval" if call.callee.kind == "gate" else "the plan asks a person"
             yield _gate(call, ("question",), what)
@@ -214,7 +217,21 @@ def _approvals(appraisal: Appraisal, policy: Policy, principal: Principal) -> It
         elif low:
             named = " and ".join(f"`{name}`" for name in low)
             reason = f"{named} of `{call.callee.name}` may come from data that an outsider wrote or picked"
-            yield _gate(call, tuple(f"control:{name}" for name in low), reason, is_certain=False)
+            yield _gate(call, tuple(_rule(call, name) for name in low), reason, is_certain=False)
+        elif _may_leak(call, appraisal):
+            reason = f"`{call.callee.name}` may carry what not everybody may read"
+            yield _gate(call, ("egress",), reason, is_certain=False)
+
+
+def _rule(call: Appraised, argument: str) -> str:
+    return f"{'recipient' if _is_recipient(call, argument) else 'control'}:{argument}"
+
+
+def _may_leak(call: Appraised, appraisal: Appraisal) -> bool:
+    """Whether others may get what it carries, and a step of the plan gives what only some may read."""
+    declared = call.callee.declaration
+    is_private = any(one.callee.declaration.readers is not None for one in appraisal.calls)
+    return is_private and bool(declared.recipients or declared.public_sink)
 
 
 def _gate(call: Appraised, rules: tuple[str, ...], reason: str, *, is_certain: bool = True) -> Gate:
@@ -243,12 +260,12 @@ def _on_error(calls: Iterable[Planned]) -> Iterator[Gate]:
 # flows ------------------------------------------------------------------------------------------------------
 
 
-def _controlled(call: Appraised) -> Iterator[tuple[str, Worth, Integrity | None]]:
+def _controlled(call: Appraised) -> Iterator[tuple[str, Worth, Integrity]]:
     """The arguments that decide what is done or who gets it: what they are worth, and must be worth."""
     declared = call.callee.declaration
     for name, worth in call.arguments.items():
         if name in declared.control or name in declared.recipients:
-            yield name, worth, declared.control.get(name)
+            yield name, worth, declared.control.get(name, LEAST)
 
 
 def _flows(plan: Plan, appraisal: Appraisal) -> tuple[tuple[Flow, ...], int]:
@@ -260,7 +277,7 @@ def _flows(plan: Plan, appraisal: Appraisal) -> tuple[tuple[Flow, ...], int]:
         for name, worth, least in _controlled(call)
         for source in sorted(worth.reached & appraisal.sources.keys(), key=places.__getitem__)
     ]
-    found.sort(key=lambda flow: _urgency(flow[2].integrity, flow[3]))
+    found.sort(key=lambda flow: (flow[2].integrity >= flow[3], not _is_recipient(flow[0], flow[1])))
     reached = {id_: result.overall().reached for id_, result in appraisal.results.items()}
     flows = tuple(
         Flow(
@@ -275,6 +292,7 @@ def _flows(plan: Plan, appraisal: Appraisal) -> tuple[tuple[Flow, ...], int]:
             argument=name,
             integrity=worth.integrity,
             least=least,
+            is_recipient=_is_recipient(call, name),
             is_choice=source not in worth.steps,
         )
         for call, name, worth, least, source in found[:MAX_FLOWS]
@@ -282,9 +300,8 @@ def _flows(plan: Plan, appraisal: Appraisal) -> tuple[tuple[Flow, ...], int]:
     return flows, len(found) - len(flows)
 
 
-def _urgency(integrity: Integrity, least: Integrity | None) -> int:
-    """First what is too low, then what decides who gets it, then what is as it must be."""
-    return 1 if least is None else 0 if integrity < least else 2
+def _is_recipient(call: Appraised, argument: str) -> bool:
+    return argument in call.callee.declaration.recipients
 
 
 # the rest ---------------------------------------------------------------------------------------------------

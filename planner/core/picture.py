@@ -125,7 +125,7 @@ def told(certificate: Certificate) -> tuple[str, ...]:
     )
     lines = lines or [("changes", "nothing")]
     lines += [("asks", _gate(gate)) for gate in certificate.gates]
-    lines += [("flows", _flow(flow)) for flow in certificate.flows if flow.is_too_low or flow.least is None]
+    lines += [("flows", _flow(flow)) for flow in certificate.flows if flow.is_too_low or flow.is_recipient]
     lines += [("at most", _most(certificate))] if certificate.calls != 0 or certificate.seconds else []
     lines += [("waits", f"{', '.join(certificate.waits)}: nobody can say how long")] if certificate.waits else []
     lines += [("no path", f"around a failure of {', '.join(certificate.no_path)}")] if certificate.no_path else []
@@ -157,7 +157,7 @@ def _gate(gate: Gate) -> str:
 
 def _flow(flow: Flow) -> str:
     way = " -> ".join([f"{flow.source} {flow.source_callee}", *flow.via, f"{flow.step} {flow.callee}"])
-    wanted = f", {flow.least.name.lower()} is wanted" if flow.least is not None else ""
+    wanted = f", {flow.least.name.lower()} is wanted" if flow.is_too_low else ""
     how = ", as a choice" if flow.is_choice else ""
     return f"{way}, {flow.argument}: {flow.integrity.name.lower()}{how}{wanted}"
 

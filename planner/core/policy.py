@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from typing import Literal, assert_never
 
 from planner.core.catalog import Callee
+from planner.core.egress import leaks
 from planner.core.labels import (
     BOUNDED,
     TRUSTED,
@@ -68,8 +69,13 @@ class Verdict(Frozen):
     policy_version: str = ""
 
 
-def judge(policy: Policy, principal: Principal, callee: Callee, arguments: Labelled | None) -> Verdict:
-    """The gate's verdict; without `arguments` (at plan time) only what is known of the callee is judged."""
+def judge(
+    policy: Policy, principal: Principal, callee: Callee, arguments: Labelled | None, *, words: str = ""
+) -> Verdict:
+    """The gate's verdict; without `arguments` (at plan time) only what is known of the callee is judged.
+
+    `words` are the principal's own: whom they name there may get what is not for everybody.
+    """
 
     def verdict(then: Literal["allow", "ask", "deny"], rules: tuple[str, ...], reason: str = "") -> Verdict:
         return Verdict(then=then, rules=rules, reason=reason, policy_version=policy.version)
@@ -87,8 +93,11 @@ def judge(policy: Policy, principal: Principal, callee: Callee, arguments: Label
     if rule.then == "ask":
         return verdict("ask", (rule.id,), f"`{rule.id}` wants a person to approve `{callee.name}`")
     low = _too_low(callee, arguments)
-    if low:
-        return verdict("ask", (rule.id, *(f"control:{name}" for name in low)), _why_low(callee, low))
+    leaking = tuple(leaks(callee, arguments, words)) if arguments is not None else ()
+    if low or leaking:
+        rules = dict.fromkeys([rule.id, *(f"control:{name}" for name in low), *(leak.rule for leak in leaking)])
+        reasons = dict.fromkeys([*([_why_low(callee, low)] if low else []), *(leak.reason for leak in leaking)])
+        return verdict("ask", tuple(rules), "; ".join(reasons))
     return verdict("allow", (rule.id,))
 
 

@@ -227,6 +227,11 @@ class Run:
         # a cancelled run waits no more for what its plan waited for, only for what takes something back
         return "waiting" if any(not self.is_cancelled or role_of(path) == "undo" for path in held) else "running"
 
+    @property
+    def words(self) -> str:
+        """All that the principal said: nobody else's words come with a goal or a correction."""
+        return "\n".join([self.started.goal, *(correction.text for correction in self.corrections)])
+
     def step(self, path: StepPath) -> StepState:
         """What happened to `path`; a fresh state if nothing did."""
         return self.steps.get(path, NEW)

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from planner.coercion import Shape, shape
-from planner.core.catalog import READING, RESERVED, Callee, Declaration, Effect, Parameter
+from planner.core.catalog import RESERVED, Callee, Declaration, Effect, Parameter
 from planner.core.labels import Integrity
 from planner.errors import UserError
 
@@ -243,7 +243,8 @@ def _declaration(options: Options, arguments: tuple[str, ...]) -> Declaration:
         if said:
             raise _MisfitError("T-108", f"it says `{min(said)}`, but no `effect`", 'Say `effect="read"`, or so.')
         return Declaration(control=dict.fromkeys(arguments, Integrity.TRUSTED))
-    if options["effect"] not in READING and "control" not in options:
+    is_seen = options["effect"] not in {"pure", "read"}  # the address that is fetched is told to somebody, too
+    if is_seen and "control" not in options:
         hint = 'Say `control={"name": "trusted"}` for the arguments that decide what happens; perhaps none.'
         raise _MisfitError("T-107", "it has an effect, but does not say what controls it", hint)
     control = {name: Integrity[word.upper()] for name, word in options.get("control", {}).items()}

@@ -1,0 +1,61 @@
+"""Who gets what leaves with a call, and may they read it?
+
+Rules of the file:
+- Nothing goes unasked to a recipient whom an outsider may have written.
+- What is carried goes to those who may read it, and to whom the principal named in words of their own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from planner.core.catalog import Callee
+from planner.core.labels import Integrity, Json, Label, Labelled, join, leaves_of
+
+LEAST = Integrity.BOUNDED
+"""What a recipient must be worth at least: an outsider may have picked one of ours, but not added one."""
+
+
+class Leak(NamedTuple):
+    """An argument for which a person is to be asked."""
+
+    argument: str
+    rule: str
+    reason: str
+
+
+def leaks(callee: Callee, arguments: Labelled, words: str) -> Iterator[Leak]:
+    """What speaks against a call whose arguments are known; `words` are what the principal said."""
+    declared = callee.declaration
+    given = arguments.value if isinstance(arguments.value, dict) else {}
+    carried = given.keys() if declared.public_sink else given.keys() & set(declared.payload)
+    readers = join(arguments.at((name,)).overall() for name in carried).readers
+    for name in declared.recipients:
+        for _, recipient, label in leaves_of(arguments.at((name,))) if name in given else ():
+            if label.integrity < LEAST:
+                yield Leak(name, f"recipient:{name}", f"an outsider may have written `{name}` of `{callee.name}`")
+            elif not _may_read(recipient, label, readers, words):
+                what = f"`{callee.name}` carries what {_or(readers)} alone may read"
+                yield Leak(name, f"egress:{name}", what)
+    if declared.public_sink and readers is not None:
+        yield Leak("", "egress:public", f"`{callee.name}` would show to anybody what {_or(readers)} alone may read")
+
+
+def _may_read(recipient: Json, label: Label, readers: frozenset[str] | None, words: str) -> bool:
+    if readers is None or recipient in readers:
+        return True
+    is_own = label.integrity is Integrity.TRUSTED and isinstance(recipient, str)
+    return is_own and _is_said(str(recipient), words)
+
+
+def _is_said(text: str, words: str) -> bool:
+    """Whether the text stands in the words as a whole, and not as a part of a longer name or address."""
+    around = r"[\w.@+-]"
+    found = re.search(rf"(?<!{around}){re.escape(text)}(?!{around}*[\w@+-])", words, re.IGNORECASE)
+    return bool(text) and found is not None
+
+
+def _or(readers: frozenset[str] | None) -> str:
+    return " or ".join(f"`{name}`" for name in sorted(readers or ())) or "nobody"
