@@ -68,14 +68,14 @@ from planner.journal import Lease, Request
 from planner.llm.model import Completion
 from planner.outcomes import child_id, fault_of, is_up, late, started, time_s, words
 from planner.outside import Outside
-from planner.recorder import Recorder, always, never
+from planner.recorder import NO_JSON, Recorder, always, never
 from planner.slots import CircuitOpenError
 from planner.tools import ToolContext, ToolInDoubt
 
 RENEW_S = 10.0
 """How often the lease is renewed: a third of its life."""
-ILLEGAL = frozenset({"J-203", "J-204"})
-"""What a request is refused for: the run is not in a state where that could happen."""
+ILLEGAL = frozenset({NO_JSON, "J-203", "J-204"})
+"""What a request is refused for: the journal cannot keep it, or the run is not in a state where it could happen."""
 
 
 class Engine:

@@ -3,7 +3,8 @@
 Rules of the file:
 - What waits together is appended together, in the order in which it came, and with it whatever follows by rules
   alone: one wait for the disk, and no crash in between.
-- An event that is illegal by then is refused before it can reach the journal, and holds up none of the others.
+- An event that is illegal by then, or is no JSON, is refused before it can reach the journal, and holds up none of
+  the others.
 - The state never lags behind the journal: whoever is cancelled leaves the append to end by itself.
 """
 
@@ -21,8 +22,12 @@ from planner.core.run import Run
 from planner.core.state import evolve
 from planner.errors import JournalError
 from planner.journal import Lease
+from planner.journal.chain import packed
 from planner.outcomes import is_vital
 from planner.outside import Outside
+
+NO_JSON = "J-117"
+"""The journal cannot keep an event."""
 
 
 @dataclass(eq=False, slots=True)
@@ -53,6 +58,16 @@ class _Trial:
             run = evolve(run, Recorded(seq=0, run_id=run.id, run_seq=run.run_seq + 1, at=self.at, event=event))
         self.run, self.is_durable = run, is_durable
         self.events += events
+
+
+def _is_no_json(entry: _Entry) -> bool:
+    """Whether the journal cannot keep an event of the entry, which is then told so."""
+    try:
+        for event in entry.events if entry.is_appended else ():
+            packed(event)
+    except JournalError as error:
+        entry.is_appended, entry.error = False, error
+    return entry.error is not None and entry.error.code == NO_JSON
 
 
 def never(_run: Run) -> bool:
@@ -121,18 +136,28 @@ class Recorder:
         async with self._turn:
             if self._group is group:
                 self._group = None
-            trial = _Trial(self.run, self._outside.clock())
-            for entry in group:
-                try:
-                    if entry.provided(trial.run):
-                        trial.take(entry.events)
-                        entry.is_appended = True
-                except JournalError as error:
-                    entry.error = error
-            while following := self._following(trial.run):
-                trial.take(following)
-            if trial.events:
-                await self._append(trial, group[0].request if group[0].is_appended else None)
+            try:
+                await self._take(group)
+            except JournalError as error:
+                kept = [entry for entry in group if not _is_no_json(entry)] if error.code == NO_JSON else group
+                if len(kept) == len(group):
+                    raise
+                await self._take(kept)
+
+    async def _take(self, group: Sequence[_Entry]) -> None:
+        trial = _Trial(self.run, self._outside.clock())
+        for entry in group:
+            entry.is_appended, entry.error = False, None
+            try:
+                if entry.provided(trial.run):
+                    trial.take(entry.events)
+                    entry.is_appended = True
+            except JournalError as error:
+                entry.error = error
+        while following := self._following(trial.run):
+            trial.take(following)
+        if trial.events:
+            await self._append(trial, next((entry.request for entry in group if entry.is_appended), None))
 
     def _following(self, run: Run) -> list[Event]:
         """What `decide` has recorded of this state."""

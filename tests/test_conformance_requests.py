@@ -238,6 +238,35 @@ def test_what_was_asked_while_nobody_drove_the_run_is_taken_by_whoever_does_so_n
     asyncio.run(asked())
 
 
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ('{"a": "\\ud800"}', "no record"),
+        ('{"a": NaN}', "no record"),
+        (f'{{"a": {"[" * 500}{"]" * 500}}}', "no record"),
+        (f'{{"a": {"[" * 220}{"]" * 220}}}', "cannot be kept as JSON"),
+        (f'{{"a": {"[" * 199}{"]" * 199}}}', "cannot be kept as JSON"),  # the step's value, not the answer itself
+    ],
+)
+def test_an_answer_that_no_journal_can_keep_is_refused_and_the_next_one_counts(
+    tmp_path: Path, value: str, problem: str
+) -> None:
+    plan = Plan.model_validate(
+        {"steps": [{"id": "h", "use": "human.user", "args": {"question": "What?", "type": "record"}}], "answer": "$h"}
+    )
+
+    async def asked() -> None:
+        async with opened(tmp_path) as assistant:
+            assert (await assistant.run("Ask", plan=plan, run_id="run")).status == "waiting"
+            with pytest.raises(UserError, match=problem) as refused:
+                await assistant.tell("run", answer("h", "value", value=value))
+            assert refused.value.code == "U-432"
+            result = await assistant.tell("run", answer("h", "value", value='{"a": 1}'))
+            assert (result.status, result.value) == ("unverified", {"a": 1})
+
+    asyncio.run(asked())
+
+
 # several who tell at the same time ----------------------------------------------------------------------------------
 
 

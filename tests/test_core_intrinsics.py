@@ -86,6 +86,12 @@ def test_an_answer_is_read_as_the_question_wants_it(given: Json, arguments: Json
         ("[1]", {"type": "record"}),
         ("{", {"type": "record"}),
         ("[" * 100_000, {"type": "record"}),
+        ('{"a": %s}' % ("[" * 500 + "]" * 500), {"type": "record"}),
+        ('{"a": NaN}', {"type": "record"}),
+        ('{"a": [1e999]}', {"type": "record"}),
+        ('{"a": "\\ud800"}', {"type": "record"}),
+        ({"a": {"\ud800": 1}}, {"type": "record"}),
+        ([float("nan")], {"type": "list[text]"}),
         ("x", {"type": "table"}),
         ("green", {"choices": ["red", "blue"]}),
     ],
@@ -95,3 +101,9 @@ def test_what_is_no_such_answer_is_refused(given: Json, arguments: Any) -> None:
         fitting(given, arguments)
     assert caught.value.code == "P-304"
     assert f"`{given}` is no" in caught.value.message
+
+
+def test_a_text_that_is_no_unicode_is_refused_in_words_that_are() -> None:
+    with pytest.raises(PlanError) as caught:
+        fitting("a\ud800b", {})
+    assert (caught.value.code, caught.value.message) == ("P-304", "`a?b` is no text")

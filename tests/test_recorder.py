@@ -172,6 +172,42 @@ def test_an_event_that_is_illegal_leaves_out_those_that_were_to_come_with_it(tmp
     ran(work())
 
 
+def test_an_event_that_is_no_json_fails_whoever_appends_it_and_nobody_else(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with desk(tmp_path) as made:
+            await made.recorder.append()
+            await made.recorder.append(*made.starts())
+            bad, good = Labelled(value={"a": "\ud800"}), Labelled(value="b")
+            told = await asyncio.gather(
+                made.recorder.append(StepSucceeded(path="s1", value=bad)),
+                made.recorder.append(PauseRequested(by="ada"), provided=never),
+                made.recorder.append(StepSucceeded(path="s2", value=good)),
+                made.recorder.append(StepSucceeded(path="s1", value=good)),  # legal as the first one is none
+                return_exceptions=True,
+            )
+            assert [*told[1:]] == [False, True, True]
+            assert isinstance(told[0], JournalError)
+            assert told[0].code == "J-117"
+            assert made.journal.appended[2:] == [["StepSucceeded s2", "StepSucceeded s1", "StepResolved s3"]]
+
+    ran(work())
+
+
+def test_a_request_that_is_no_json_fails_alone_and_stays_open(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with desk(tmp_path) as made:
+            await made.recorder.append()
+            number = await made.journal.post("run", PauseRequested(by="ada"), at=datetime.now(UTC))
+            bad = made.recorder.append(PauseRequested(by="\ud800"), request=number)
+            told = await asyncio.gather(bad, made.recorder.append(*made.starts()), return_exceptions=True)
+            assert isinstance(told[0], JournalError)
+            assert told[1] is True
+            assert (await made.journal.request(number)).is_open
+            assert made.run.status == "running"
+
+    ran(work())
+
+
 def test_what_takes_a_request_comes_first_in_its_transaction(tmp_path: Path) -> None:
     async def work() -> None:
         async with desk(tmp_path) as made:

@@ -13,7 +13,7 @@ from datetime import date
 from math import isfinite
 
 from planner.core.catalog import Callee, Declaration, Parameter
-from planner.core.labels import Integrity, Json
+from planner.core.labels import Integrity, Json, Labelled
 from planner.errors import PlanError
 
 GATE = Callee(
@@ -103,12 +103,20 @@ def fitting(given: Json, arguments: Json) -> Json:
     if isinstance(choices, list) and choices:
         chosen = [choice for choice in choices if str(choice).casefold() == str(given).strip().casefold()]
         if not chosen:
-            raise PlanError("P-304", f"`{given}` is none of {', '.join(map(str, choices))}")
+            raise PlanError("P-304", f"{_shown(given)} is none of {', '.join(map(str, choices))}")
         return chosen[0]
     try:
-        return _READ[str(type_)](given)
+        value = _READ[str(type_)](given)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # what is no JSON, no journal can keep
+        Labelled(value=value)  # nor what is nested too deeply
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise PlanError("P-304", f"`{given}` is no {type_}") from error
+        raise PlanError("P-304", f"{_shown(given)} is no {type_}") from error
+    return value
+
+
+def _shown(given: Json) -> str:
+    """An answer as valid Unicode."""
+    return f"`{given}`".encode(errors="replace").decode()
 
 
 def _number(given: Json) -> Json:
