@@ -102,7 +102,7 @@ class Engine:
     async def drive(self, until: Callable[[Run], bool] | None = None) -> Run:
         """The run when it finished, when it can only wait, or when `until` holds.
 
-        Raises `JournalError` if the lease is lost.
+        Raises `JournalError` if the lease is lost, and what an observer raises.
         """
         self._recorder.until = until or never
         beside = [asyncio.create_task(self._renew()), asyncio.create_task(self._listen())]
@@ -125,6 +125,7 @@ class Engine:
             self._recorder.until = always  # what comes of stopping is for whoever goes on to decide
             await self._stop(*beside, *self._tasks.values())
             await self._recorder.settle()
+        self._recorder.check()
         return self._run
 
     async def cancel(self, by: str) -> None:
@@ -206,6 +207,7 @@ class Engine:
 
     def _collect(self, beside: Sequence[asyncio.Task[None]]) -> None:
         """Forget the tasks that ended. A failure of the machinery itself is raised here."""
+        self._recorder.check()
         for command, task in list(self._tasks.items()):
             if task.done():
                 del self._tasks[command]

@@ -6,6 +6,7 @@ Rules of the file:
 - An event that is illegal by then, or is no JSON, is refused before it can reach the journal, and holds up none of
   the others.
 - The state never lags behind the journal: whoever is cancelled leaves the append to end by itself.
+- What fails for a whole group is kept for whoever drives the run: those that waited may be gone.
 """
 
 from __future__ import annotations
@@ -60,6 +61,11 @@ class _Trial:
         self.events += events
 
 
+def _is_refused(error: Exception) -> bool:
+    """Whether the journal was given what it cannot keep, which says nothing of the journal itself."""
+    return isinstance(error, JournalError) and error.code == NO_JSON
+
+
 def _is_no_json(entry: _Entry) -> bool:
     """Whether the journal cannot keep an event of the entry, which is then told so."""
     try:
@@ -67,7 +73,7 @@ def _is_no_json(entry: _Entry) -> bool:
             packed(event)
     except JournalError as error:
         entry.is_appended, entry.error = False, error
-    return entry.error is not None and entry.error.code == NO_JSON
+    return entry.error is not None and _is_refused(entry.error)
 
 
 def never(_run: Run) -> bool:
@@ -89,6 +95,8 @@ class Recorder:
         """Is set with every change."""
         self.until: Callable[[Run], bool] = never
         """Once it holds, what follows by rules alone is left for later."""
+        self.failure: Exception | None = None
+        """What keeps the run from going on here: the journal took nothing, or an observer raised."""
         self._outside = outside
         self._lease = lease
         self._decided: list[tuple[Run, tuple[Command, ...]]] = []
@@ -127,6 +135,11 @@ class Recorder:
             raise entry.error
         return entry.is_appended
 
+    def check(self) -> None:
+        """Raises what keeps the run from going on here, whoever was told of it."""
+        if self.failure is not None:
+            raise self.failure
+
     async def settle(self) -> None:
         """Return when nothing is being appended any more."""
         if self._writing is not None:
@@ -137,12 +150,22 @@ class Recorder:
             if self._group is group:
                 self._group = None
             try:
-                await self._take(group)
-            except JournalError as error:
-                kept = [entry for entry in group if not _is_no_json(entry)] if error.code == NO_JSON else group
-                if len(kept) == len(group):
-                    raise
-                await self._take(kept)
+                await self._take_sound(group)
+            except Exception as error:
+                if not _is_refused(error):
+                    self.failure = error
+                    self.changed.set()
+                raise
+
+    async def _take_sound(self, group: Sequence[_Entry]) -> None:
+        """Of the group, what is JSON. Raises `JournalError` J-117 if what follows from it is none."""
+        try:
+            await self._take(group)
+        except JournalError as error:
+            kept = [entry for entry in group if not _is_no_json(entry)] if _is_refused(error) else group
+            if len(kept) == len(group):
+                raise
+            await self._take(kept)
 
     async def _take(self, group: Sequence[_Entry]) -> None:
         trial = _Trial(self.run, self._outside.clock())

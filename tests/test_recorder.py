@@ -188,6 +188,7 @@ def test_an_event_that_is_no_json_fails_whoever_appends_it_and_nobody_else(tmp_p
             assert [*told[1:]] == [False, True, True]
             assert isinstance(told[0], JournalError)
             assert told[0].code == "J-117"
+            made.recorder.check()
             assert made.journal.appended[2:] == [["StepSucceeded s2", "StepSucceeded s1", "StepResolved s3"]]
 
     ran(work())
@@ -278,6 +279,8 @@ def test_all_that_waited_are_told_when_the_journal_takes_nothing(tmp_path: Path)
             told = await asyncio.gather(*map(made.recorder.append, made.starts()), return_exceptions=True)
             assert [one.code for one in told if isinstance(one, JournalError)] == ["J-104", "J-104"]
             assert made.run.step("s1").status == "resolved"
+            with pytest.raises(JournalError, match="J-104"):
+                made.recorder.check()
 
     ran(work())
 
@@ -292,6 +295,9 @@ def test_what_an_observer_raises_reaches_whoever_appended_and_the_event_counts(t
             with pytest.raises(ZeroDivisionError):
                 await made.recorder.append()
             assert made.run.step("s2").status == "resolved"
+            assert made.recorder.changed.is_set()
+            with pytest.raises(ZeroDivisionError):  # and whoever drives the run
+                made.recorder.check()
 
     ran(work())
 
