@@ -14,7 +14,7 @@ import asyncio
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import assert_never
 
 from planner import agents, nesting
@@ -248,7 +248,7 @@ class Engine:
                 scheduled = RetryScheduled(path=command.path, attempt=command.attempt, due=due)
                 await self._append(scheduled, provided=self._wanting(command))
             case StartTimer():
-                await asyncio.sleep(max(0.0, (command.due - self._outside.clock()).total_seconds()))
+                await self._until(command.due)
                 await self._append(TimerFired(path=command.path), provided=self._wanting(command))
             case AskValidator():
                 await self._ask_validator(command)
@@ -256,6 +256,11 @@ class Engine:
                 await self._append(command.event)
             case _:
                 assert_never(command)
+
+    async def _until(self, due: datetime) -> None:
+        """Return when it is that time, also where the clock was set back meanwhile."""
+        while (left_s := (due - self._outside.clock()).total_seconds()) > 0:  # noqa: ASYNC110 - no event tells the time
+            await asyncio.sleep(left_s)
 
     # models
 

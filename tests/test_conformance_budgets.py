@@ -141,7 +141,8 @@ def test_fifty_agents_at_once_use_and_hold_no_more_tokens_than_there_are(tmp_pat
 
 async def one_of_several(place: Path, limits: Limits, number: int) -> None:
     use = "world.look" if limits.tenant_day.calls else "world.buy"
-    async with opened(place, limits, clock=lambda: DAY) as assistant:
+    ahead = DAY - datetime.now(UTC)  # all see the same day, and a pause between two attempts ends
+    async with opened(place, limits, clock=lambda: datetime.now(UTC) + ahead) as assistant:
         plan = fan(use, is_map=bool(number % 2))
         result = await assistant.run("Look around", plan=plan, run_id=f"run{number}")
         assert result.status == "over_budget", result

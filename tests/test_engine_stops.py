@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
 from planner import Assistant, Plan, Policy, Principal, Recorded, Rule, ScriptedModel, tool
+from planner.core.replay import replayed
 from planner.core.state import fold
 
 T = TypeVar("T")
@@ -57,6 +59,27 @@ async def seen(assistant: Assistant, kind: str, run_id: str = "run") -> None:
     async for recorded in assistant.journal.subscribe(run_id):
         if recorded.event.type == kind:
             return
+
+
+# times --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_wait_lasts_until_its_time_although_the_clock_is_set_back_meanwhile(tmp_path: Path) -> None:
+    back = timedelta()
+
+    async def work(assistant: Assistant) -> None:
+        nonlocal back
+        timed = plan(step("s1", "wait.until", seconds=0.3))
+        running = asyncio.create_task(assistant.run("Wait", plan=timed, run_id="run"))
+        await seen(assistant, "WaitStarted")
+        back = timedelta(seconds=0.5)
+        assert (await running).status == "unverified"
+        history = await assistant.journal.read("run")
+        assert replayed(history) == ()
+        (begun, fired) = (one.at for one in history if one.event.type in {"WaitStarted", "TimerFired"})
+        assert fired - begun >= timedelta(seconds=0.3)
+
+    with_desk(tmp_path, work, clock=lambda: datetime.now(UTC) - back)
 
 
 # observers that raise -----------------------------------------------------------------------------------------------
