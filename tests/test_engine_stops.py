@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
-from planner import Assistant, Plan, Policy, Principal, Recorded, Rule, ScriptedModel, tool
+from planner import Assistant, Plan, Policy, Principal, Recorded, Rule, ScriptedModel, ToolContext, tool
 from planner.core.replay import replayed
 from planner.core.state import fold
 
@@ -28,6 +30,23 @@ async def wait(who: str, seconds: float) -> str:
     return who
 
 
+@tool(name="desk.cling", effect="write", control={}, resource=("desk:cling",), timeout_s=60.0)
+async def cling(seconds: float, context: ToolContext) -> str:
+    """Write after so long, whoever says to stop."""
+    until = time.monotonic() + seconds
+    while (left_s := until - time.monotonic()) > 0:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(left_s)
+    (context.workspace / "ended").touch()
+    return "written"
+
+
+@tool(name="desk.cling_on", effect="write", control={}, resource=("desk:cling",), timeout_s=0.05, on_doubt="ask")
+async def cling_on(seconds: float, context: ToolContext) -> str:
+    """Write after so long, whatever the time limit."""
+    return await cling(seconds, context)
+
+
 def step(id_: str, use: str, **args: Any) -> dict[str, Any]:
     return {"id": id_, "use": use, "args": args}
 
@@ -41,7 +60,7 @@ WAITING = plan(step("s1", "desk.wait", who="x", seconds=PATIENCE_S))
 
 def opened(place: Path, **options: Any) -> Assistant:
     given = {"model": ScriptedModel([])} | options
-    return Assistant([wait], policy=POLICY, workspace=place, state=place, environ={}, **given)
+    return Assistant([wait, cling, cling_on], policy=POLICY, workspace=place, state=place, environ={}, **given)
 
 
 def with_desk(place: Path, work: Callable[[Assistant], Coroutine[Any, Any, T]], **options: Any) -> T:
@@ -59,6 +78,54 @@ async def seen(assistant: Assistant, kind: str, run_id: str = "run") -> None:
     async for recorded in assistant.journal.subscribe(run_id):
         if recorded.event.type == kind:
             return
+
+
+# tools that do not stop ---------------------------------------------------------------------------------------------
+
+
+async def ended(place: Path) -> None:
+    while not (place / "ended").exists():  # noqa: ASYNC110 - nothing else tells
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+
+
+def test_a_tool_that_does_not_stop_is_left_behind_and_its_answer_counts_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("planner.tools.toolbox.STOPPED_S", 0.1)
+
+    async def work(assistant: Assistant) -> None:
+        assistant._runner._outside = lambda run, told: replace(assistant._outside(run, told), grace_s=0.1)
+        clinging = plan(step("s1", "desk.cling", seconds=1.5))
+        running = asyncio.create_task(assistant.run("Cling", plan=clinging, run_id="run"))
+        await seen(assistant, "StepStarted")
+        began = time.monotonic()
+        await assistant.cancel("run")
+        result = await running
+        assert time.monotonic() - began < 1
+        assert not (tmp_path / "ended").exists()
+        assert (result.status, [one.path for one in result.left]) == ("cancelled", ["s1"])
+        before = await assistant.journal.read("run")
+        assert "StepInDoubt" in [one.event.type for one in before]
+        await ended(tmp_path)
+        assert await assistant.journal.read("run") == before
+
+    with_desk(tmp_path, work)
+
+
+def test_a_time_limit_holds_also_for_a_tool_that_does_not_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("planner.tools.toolbox.STOPPED_S", 0.1)
+
+    async def work(assistant: Assistant) -> None:
+        began = time.monotonic()
+        result = await assistant.run("Cling", plan=plan(step("s1", "desk.cling_on", seconds=1.5)), run_id="run")
+        assert (result.status, time.monotonic() - began < 1) == ("waiting", True)
+        await ended(tmp_path)
+        assert fold(await assistant.journal.read("run")).step("s1").question == "happened"
+
+    with_desk(tmp_path, work)
 
 
 # times --------------------------------------------------------------------------------------------------------------

@@ -3,14 +3,16 @@
 Rules of the file:
 - Arguments are validated before a call and the result after it; what is refused before a call has no effect.
 - An unexpected exception is a failure of a tool that only reads, and leaves the effect of any other in doubt.
+- Nobody waits for long for a tool that was told to stop: what it says later counts for nothing.
 """
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import inspect
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -28,6 +30,8 @@ from planner.tools.folder import load
 from planner.tools.threads import in_thread
 
 R = TypeVar("R")
+STOPPED_S = 1.0
+"""How long a cancelled call may take to end: enough to close what it opened, and no person waits much longer."""
 
 
 class ToolInDoubt(PlannerError):  # noqa: N818 (an outcome, as `StepInDoubt` is)
@@ -172,14 +176,31 @@ async def _performed(
 ) -> R:
     given = _bound(tool, function, arguments, context)
     if inspect.iscoroutinefunction(function):
-        with _boundary(tool.callee):
-            return finish(await function(**given))
+
+        async def work() -> R:
+            with _boundary(tool.callee):
+                return finish(await function(**given))
+
+        return await _stoppable(work())
 
     def run() -> R:
         with _boundary(tool.callee):
             return finish(function(**given))
 
     return await in_thread(run, name=tool.callee.name)
+
+
+async def _stoppable(work: Coroutine[Any, Any, R]) -> R:
+    """What `work` gives; where the caller is cancelled and it does not end in time, it goes on by itself."""
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.wait([task], timeout=STOPPED_S)
+        if not task.done() or task.cancelled():
+            raise
+        return task.result()
 
 
 @contextmanager
