@@ -15,6 +15,7 @@ import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import assert_never
 
 from planner import agents, nesting
@@ -41,6 +42,8 @@ from planner.core.events import (
     ContentKept,
     Event,
     HumanAnswered,
+    PauseLifted,
+    PauseRequested,
     PlannerFailed,
     PlanProposed,
     RetryScheduled,
@@ -49,6 +52,7 @@ from planner.core.events import (
     ReviewPassed,
     StepFailed,
     StepInDoubt,
+    StepNudged,
     StepParked,
     StepProbed,
     StepSucceeded,
@@ -132,6 +136,12 @@ class Engine:
         """Ask the run to stop; calls under way get some seconds, then count as in doubt."""
         await self._append(CancelRequested(by=by), provided=_may_be_cancelled)
 
+    async def pause(self, by: str) -> None:
+        """Begin nothing new; what is under way ends."""
+        event = PauseRequested(by=by)
+        if await self._append(event, provided=_may_be_paused):
+            await self._pass_on(event)
+
     # requests of others
 
     async def _listen(self) -> None:
@@ -153,11 +163,24 @@ class Engine:
                 if isinstance(error, JournalError) and error.code not in ILLEGAL:
                     raise
                 await self._outside.journal.refuse(self._lease, request.id, error.message)
+            else:
+                await self._pass_on(request.event)
 
     def _fitted(self, request: Request) -> Event:
         """The event; an answer as the question wants it. Raises `PlanError` if it is none."""
         event = request.event
         return fitted(card_of(self._run, event.path), event) if isinstance(event, HumanAnswered) else event
+
+    async def _pass_on(self, event: Event) -> None:
+        """A pause holds for the nested runs as well; once it is lifted, those that wait are gone on with."""
+        nested = self._outside.nested
+        if nested is None or not isinstance(event, PauseRequested | PauseLifted):
+            return
+        for path, child in nesting.under_way(self._run).items():
+            if isinstance(event, PauseRequested):
+                await nested.pause(child, by=self._run.id)
+            else:
+                await self._append(StepNudged(path=path, by=event.by), provided=partial(_may_be_nudged, path=path))
 
     # the loop
 
@@ -203,7 +226,7 @@ class Engine:
         """A nested run under way is asked to stop as well, and takes back itself what it did."""
         for command in self._tasks:
             if isinstance(command, Call) and self._is_nested(command) and self._outside.nested is not None:
-                await self._outside.nested.cancel(child_id(self._run, command), by=self._run.id)
+                await self._outside.nested.cancel(child_id(self._run, command.key), by=self._run.id)
 
     def _collect(self, beside: Sequence[asyncio.Task[None]]) -> None:
         """Forget the tasks that ended. A failure of the machinery itself is raised here."""
@@ -472,6 +495,14 @@ class Engine:
 
 def _may_be_cancelled(run: Run) -> bool:
     return run.finished is None and not run.is_cancelled
+
+
+def _may_be_paused(run: Run) -> bool:
+    return run.finished is None and not run.is_paused and not run.is_cancelled
+
+
+def _may_be_nudged(run: Run, *, path: StepPath) -> bool:
+    return run.finished is None and run.step(path).status in {"started", "parked"}
 
 
 def _is_unfinished(run: Run) -> bool:

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from planner.core.catalog import Callee
 from planner.core.commands import Call
-from planner.core.events import Fault, StepFailed, StepParked, StepSucceeded
+from planner.core.events import Fault, PauseRequested, Recorded, StepFailed, StepParked, StepSucceeded
 from planner.core.labels import Labelled
-from planner.core.plan import role_of
-from planner.core.run import Run
+from planner.core.plan import StepPath, role_of
+from planner.core.run import Run, StepStatus, callee_of
 from planner.errors import JournalError, ModelError, UserError
 from planner.outcomes import child_id, ended, fault_of
 from planner.outside import UNBEGUN, Nested
+
+BEGUN: frozenset[StepStatus] = frozenset({"started", "parked", "interrupted"})
+"""A nested run whose step is in one of these may be under way, or go on some day."""
+
+
+def under_way(run: Run) -> Mapping[StepPath, str]:
+    """The nested runs that have begun and not ended, each by the step that it is."""
+    return {
+        path: child_id(run, state.key)
+        for path, state in run.steps.items()
+        if state.status in BEGUN and (callee := callee_of(run, path)) is not None and callee.kind == "plan"
+    }
+
+
+def is_paused_by(run: Run, history: Sequence[Recorded], by: str) -> bool:
+    """Whether it was `by` who paused the run last, and nobody lifted that."""
+    last = next((one.event.by for one in reversed(history) if isinstance(one.event, PauseRequested)), None)
+    return run.is_paused and last == by
 
 
 async def outcome(
@@ -24,7 +44,7 @@ async def outcome(
         return StepFailed(path=path, fault=fault, attempt=command.attempt)
     try:
         if role_of(path) == "undo":
-            child = await nested.undo(child_id(run, command), by=run.id)
+            child = await nested.undo(child_id(run, command.key), by=run.id)
         else:
             arguments = given.value if isinstance(given.value, dict) else {}
             allow = arguments.get("allow")

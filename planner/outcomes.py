@@ -42,9 +42,9 @@ def started(command: Call) -> StepStarted:
     )
 
 
-def child_id(run: Run, command: Call) -> str:
-    """The id of the nested run that a step is: equal for all attempts, and for taking it back."""
-    return f"{run.id}.{command.key[:8]}"
+def child_id(run: Run, key: str) -> str:
+    """The id of the nested run that a step with that key is: equal for all attempts, and for taking it back."""
+    return f"{run.id}.{key[:8]}"
 
 
 def ended(child: Run, command: Call, callee: Callee, given: Labelled) -> StepSucceeded | StepFailed | StepParked:

@@ -42,6 +42,10 @@ class Nested(Protocol):
         """Asks a run that is under way here to stop."""
         ...
 
+    async def pause(self, run_id: str, *, by: str) -> None:
+        """Has a run that is under way here begin nothing new, until `run` goes on with it."""
+        ...
+
 
 class Models(Protocol):
     """The models of an assistant by role."""

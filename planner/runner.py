@@ -22,6 +22,7 @@ from planner.core.events import (
     BlobId,
     CancelRequested,
     Event,
+    PauseLifted,
     Recorded,
     RunFinished,
     RunResumed,
@@ -37,6 +38,8 @@ from planner.core.state import evolve, fold
 from planner.engine import Engine
 from planner.errors import JournalError, PlannerError, UserError
 from planner.journal import Journal, Lease, Request, Requestable
+from planner.nesting import is_paused_by
+from planner.outcomes import child_id
 from planner.outside import UNBEGUN, Outside
 
 MAX_DEPTH = 3
@@ -193,8 +196,9 @@ class Runner:
 
     async def run(self, parent: Run, command: Call, *, goal: str, allow: tuple[str, ...]) -> Run:
         """The run of that step, begun or gone on with, until it ended or can only wait."""
-        child = f"{parent.id}.{command.key[:8]}"
+        child = child_id(parent, command.key)
         try:
+            await self._lift(child, by=parent.id)
             return await self._gone_on(child)
         except JournalError as error:
             if error.code == "J-103":
@@ -220,6 +224,20 @@ class Runner:
         """Asks a run that is under way here to stop, or that is about to be."""
         if not await self.stop(run_id, by=by):
             self._stopping[run_id] = by
+
+    async def pause(self, run_id: str, *, by: str) -> None:
+        """Has a run that is under way here begin nothing new; one that is about to be looks at `by` itself."""
+        if (engine := self._running.get(run_id)) is not None:
+            await engine.pause(by)
+
+    async def _lift(self, run_id: str, *, by: str) -> None:
+        """Asks a run to go on if it was `by` who paused it; whom somebody else paused, they resume."""
+        history = await self.history(run_id)
+        if is_paused_by(fold(history), history, by):
+            await self._journal.post(run_id, PauseLifted(by=by), at=self._clock())
+
+    async def _is_paused(self, run_id: str) -> bool:
+        return fold(await self._journal.read(run_id)).is_paused
 
     async def _child(self, parent: Run, command: Call, goal: str, allow: tuple[str, ...]) -> RunStarted:
         """Its first event: the parent's rights or fewer, and a budget out of the parent's."""
@@ -297,6 +315,9 @@ class Runner:
         try:
             if run.id in self._stopping:
                 await engine.cancel(self._stopping.pop(run.id))
+            above = run.started.parent
+            if above is not None and await self._is_paused(above.run_id):  # perhaps while nobody drove this one
+                await engine.pause(above.run_id)
             run = await engine.drive(until)
             if run.is_cancelled and run.finished is None and decide(run):  # asked for as the engine was leaving
                 run = await engine.drive(until)
