@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias, get_args
 
 import pytest
@@ -22,6 +22,7 @@ from planner.core.events import (
     PlannerFailed,
     PlanProposed,
     Recorded,
+    RetryScheduled,
     ReviewInconclusive,
     RunFinished,
     RunForked,
@@ -31,8 +32,10 @@ from planner.core.events import (
     StepParked,
     StepProbed,
     StepResolved,
+    StepSkipped,
     StepStarted,
     StepSucceeded,
+    TimerFired,
     UndoRequested,
     Usage,
 )
@@ -161,6 +164,9 @@ def test_a_cancelled_run_is_forked_before_that(
 DOUBT = StepInDoubt(path="s2", reason="no answer")
 ASKED = HumanAsked(path="s2", question="happened", reason="did it?")
 LOST = StepFailed(path="s2", fault=Fault(code="A-104", error_class="conflict"))
+AGAIN = (DOUBT, started("s2", 2), StepFailed(path="s2", fault=Fault(code="T-2", error_class="unavailable")))
+LATER = datetime(2026, 3, 2, tzinfo=UTC)
+WHAT_NOW = HumanAsked(path="s2", question="failed", reason="what now?")
 
 
 @pytest.mark.parametrize(
@@ -173,8 +179,16 @@ LOST = StepFailed(path="s2", fault=Fault(code="A-104", error_class="conflict"))
         [DOUBT, StepProbed(path="s2", happened=None)],
         [DOUBT, started("s2", 2)],
         [DOUBT, LOST],
+        [*AGAIN],
+        [*AGAIN, RetryScheduled(path="s2", attempt=2, due=LATER)],
+        [*AGAIN, RetryScheduled(path="s2", attempt=2, due=LATER), TimerFired(path="s2")],
+        [*AGAIN, WHAT_NOW],
+        [*AGAIN, WHAT_NOW, HumanAnswered(path="s2", answer="retry", by="user")],
     ],
-    ids=["under way", "parked", "in doubt", "asked about", "probed in vain", "tried again", "undecided"],
+    ids=[
+        *("under way", "parked", "in doubt", "asked about", "probed in vain", "tried again", "undecided"),
+        *("failed later", "to be retried", "ready again", "asked what now", "told to retry"),
+    ],
 )
 def test_an_effect_that_nobody_knows_the_outcome_of_is_not_forked(
     events: list[Event], finished: tuple[Recorded, ...], journal: Journal
@@ -191,9 +205,18 @@ def test_an_effect_that_nobody_knows_the_outcome_of_is_not_forked(
     [
         [StepFailed(path="s2", fault=Fault(code="T-1", error_class="missing"))],
         [DOUBT, StepProbed(path="s2", happened=False)],
+        [DOUBT, StepProbed(path="s2", happened=True)],
         [DOUBT, ASKED, HumanAnswered(path="s2", answer="no", by="user")],
+        [DOUBT, ASKED, HumanAnswered(path="s2", answer="yes", by="user")],
+        [*AGAIN[:2], given("s2")],
+        [
+            *AGAIN,
+            WHAT_NOW,
+            HumanAnswered(path="s2", answer="skip", by="user"),
+            StepSkipped(path="s2", cause="failure"),
+        ],
     ],
-    ids=["failed", "probed", "answered"],
+    ids=["failed", "probed", "probed as done", "answered", "answered as done", "succeeded later", "given up"],
 )
 def test_an_effect_whose_outcome_is_known_is_no_hindrance(
     events: list[Event], finished: tuple[Recorded, ...], journal: Journal

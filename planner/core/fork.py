@@ -22,7 +22,7 @@ from planner.core.events import (
     Usage,
 )
 from planner.core.plan import StepPath
-from planner.core.run import UNDECIDED, Run, StepState
+from planner.core.run import Run, StepState, is_undecided
 from planner.core.state import callee_at, evolve, fold
 from planner.errors import JournalError
 
@@ -32,7 +32,7 @@ def forked(history: Sequence[Recorded], at_event: int, *, run_id: str, now: date
 
     Copies keep their time, and get their `seq` from the store. An end at that point is left out. Raises
     `JournalError`: J-121 if there is no such event, J-122 if the run was cancelled by then, J-123 if an effect was
-    under way or in doubt.
+    under way or in doubt, or may have happened in an earlier attempt.
     """
     origin = fold(history)
     if not 1 <= at_event <= len(history):
@@ -80,14 +80,18 @@ def unknown_effects(run: Run) -> tuple[StepPath, ...]:
 
 def _is_unknown(state: StepState) -> bool:
     match state.status:
+        case "succeeded" | "skipped":
+            return False
         case "started" | "parked" | "interrupted":
             return True
         case "in_doubt":
             return state.answer is None  # else a probe has told
-        case "asked":
-            return state.question == "happened"
-        case _:
-            return state.status == "failed" and state.fault is not None and state.fault.code in UNDECIDED
+        case "asked" if state.question == "happened":
+            return True
+        case "answered" if state.question == "happened" and state.answer == "yes":
+            return False
+        case _:  # the fork would make it under another key, so what an earlier attempt did counts too
+            return state.is_unsure or is_undecided(state)
 
 
 # blobs --------------------------------------------------------------------------------------------------------
