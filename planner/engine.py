@@ -267,7 +267,8 @@ class Engine:
                 await self._ask_human(command)
             case ScheduleRetry():
                 jitter = random.uniform(0.5, 1.5)  # noqa: S311 - spreads retries, hides nothing
-                due = self._outside.clock() + timedelta(seconds=command.delay_s * jitter)
+                pause = timedelta(seconds=max(command.delay_s * jitter, command.least_s))
+                due = self._outside.clock() + pause
                 scheduled = RetryScheduled(path=command.path, attempt=command.attempt, due=due)
                 await self._append(scheduled, provided=self._wanting(command))
             case StartTimer():

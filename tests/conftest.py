@@ -391,8 +391,8 @@ class Process:
                 most = command.limits.calls
                 self._limits[path] = 3 if most is None else most
                 self.append(StepStarted(path=path, attempt=attempt, key=key, held=command.held))
-            case ScheduleRetry(path=path, attempt=attempt, delay_s=delay_s):
-                due = self.history[-1].at + timedelta(seconds=delay_s)
+            case ScheduleRetry(path=path, attempt=attempt, delay_s=delay_s, least_s=least_s):
+                due = self.history[-1].at + timedelta(seconds=max(delay_s, least_s))
                 self.append(RetryScheduled(path=path, attempt=attempt, due=due))
             case StartTimer(path=path, due=due):
                 self.append(TimerFired(path=path), wait=max(due - self.history[-1].at, timedelta(seconds=1)))

@@ -18,7 +18,7 @@ import pytest
 
 import planner.core.attempts
 from planner import Assistant, Plan, Policy, Principal, Recorded, Rule, ScriptedModel, ToolContext, ToolError, tool
-from planner.core.events import Event, HumanAnswered, RunFinished, WaitStarted
+from planner.core.events import Event, HumanAnswered, RetryScheduled, RunFinished, WaitStarted
 from planner.journal import Lease, SqliteJournal
 from planner.journal.database import Database
 from planner.journal.sqlite import MIGRATIONS
@@ -32,7 +32,7 @@ RUN = "run"
 
 @tool(name="world.busy", effect="read", resource=())
 def busy(context: ToolContext) -> str:
-    """Ask to be left alone for a week, once."""
+    """Ask to be left alone for a week, once; nobody is left alone for longer than a day."""
     file = context.workspace / "asked"
     if not file.exists():
         file.touch()
@@ -193,12 +193,43 @@ def test_a_run_that_waits_for_two_weeks_goes_on_when_they_are_over_and_not_befor
     assert later == {**last, "woken": 0}
 
 
-def test_a_call_that_asked_to_be_left_alone_for_a_week_is_made_again_after_it(tmp_path: Path) -> None:
-    first, *early, last = found_by(tmp_path, "retry", 0 * DAY, MINUTE, 3 * DAY, 11 * DAY)
+def test_a_call_that_asked_to_be_left_alone_for_a_week_is_made_again_after_a_day(tmp_path: Path) -> None:
+    first, *early, last = found_by(tmp_path, "retry", 0 * DAY, MINUTE, DAY - MINUTE, DAY)
     assert first["status"] == "waiting"
     for one in early:
         assert one == {**first, "woken": 0}
     assert (last["status"], last["woken"], last["lines"]) == ("unverified", 1, ["at last"])
+
+
+@tool(name="world.full", effect="read", resource=())
+def full(asked_s: float) -> str:
+    """Ask to be left alone for so long."""
+    raise ToolError("X-2", "full", error_class="unavailable", retry_after_s=asked_s)
+
+
+async def _pauses(place: Path, asked_s: float) -> list[timedelta]:
+    """The pauses of some calls, which all ask for one of so long."""
+    step: dict[str, Any] = {"id": "s1", "for_each": [asked_s] * 4, "on_error": {"retry": 1}}
+    steps = [{**step, "use": "world.full", "args": {"asked_s": "$item"}}]
+    async with Assistant(
+        [full],
+        model=ScriptedModel([]),
+        policy=POLICY,
+        workspace=place,
+        state=place,
+        environ={},
+        clock=lambda: BEGAN,
+    ) as assistant:
+        await assistant.run("Wait", plan=Plan.model_validate({"steps": steps}), run_id=RUN)
+        events = [recorded.event for recorded in await assistant.journal.read(RUN)]
+    return [event.due - BEGAN for event in events if isinstance(event, RetryScheduled)]
+
+
+@pytest.mark.parametrize(("asked_s", "pause"), [(600.0, 600 * SECOND), (1e15, DAY)])
+def test_a_pause_that_was_asked_for_is_not_cut_short_by_chance_and_ends_some_day(
+    asked_s: float, pause: timedelta, tmp_path: Path
+) -> None:
+    assert asyncio.run(_pauses(tmp_path, asked_s)) == [pause] * 4
 
 
 def test_a_run_waits_for_the_run_inside_it_and_goes_on_after_that(tmp_path: Path) -> None:

@@ -198,11 +198,15 @@ def test_a_person_is_asked_again_when_the_call_fails_again(given: Given, accepte
     assert the_event(asking(given, accepted, *again)) == WHAT_NOW
 
 
-def test_a_pause_is_no_shorter_than_the_other_side_asked_for(given: Given, accepted: Accepted) -> None:
+def test_a_pause_is_no_shorter_than_the_other_side_asked_for_and_no_longer_than_a_day(
+    given: Given, accepted: Accepted
+) -> None:
     one = step("files.read", args={"path": "a"}, on_error={"retry": 2})
-    for asked_s, delay_s in ((30.0, 30.0), (0.1, 1.0), (None, 1.0)):
+    wishes = [(30.0, 30.0), (0.1, 0.1), (None, 0.0), (1e15, 86_400.0), (float("inf"), 86_400.0), (-1.0, 0.0)]
+    for asked_s, least_s in (*wishes, (float("nan"), 86_400.0)):
         busy = Fault(code="T-2", error_class="limit", retry_after_s=asked_s)
-        assert decide(given(*accepted(one), resolved(), made(), failed(busy))) == (ScheduleRetry("s1", 1, delay_s),)
+        wanted = ScheduleRetry("s1", 1, 1.0, least_s=least_s)
+        assert decide(given(*accepted(one), resolved(), made(), failed(busy))) == (wanted,)
 
 
 # waits -------------------------------------------------------------------------------------------------------

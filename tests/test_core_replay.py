@@ -169,8 +169,8 @@ def reply(life: Life, command: Command, pick: Pick) -> Iterator[tuple[Event, flo
             yield outcome(life, command, pick), 1
         case Probe(path=path):
             yield StepProbed(path=path, happened=(True, False, None)[pick(3)]), 1
-        case ScheduleRetry(path=path, attempt=attempt, delay_s=delay_s):
-            due = life.history[-1].at + timedelta(seconds=delay_s)
+        case ScheduleRetry(path=path, attempt=attempt, delay_s=delay_s, least_s=least_s):
+            due = life.history[-1].at + timedelta(seconds=max(delay_s, least_s))
             yield RetryScheduled(path=path, attempt=attempt, due=due), 0
         case StartTimer(path=path, due=due):
             yield TimerFired(path=path), max(0.0, (due - life.history[-1].at).total_seconds())

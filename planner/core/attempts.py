@@ -58,6 +58,8 @@ from planner.core.values import View
 
 TRIES = 3
 """How often a call that gave no answer is made again; then a person must look, for something is wrong with it."""
+LONGEST_REST_S = 86_400.0
+"""A day: the most that a `Retry-After` counts for, as it does in `llm`."""
 UNDO_STEP = Step(id="undo", on_error=OnError(retry=3))
 """What takes an effect back is tried again like a step that says so."""
 
@@ -106,16 +108,15 @@ def _after_failure(run: Run, step: Step, path: StepPath, state: StepState) -> It
     if state.status == "retrying" and state.due is not None:
         yield StartTimer(path, state.due)
     elif may_retry(step, state):
-        yield ScheduleRetry(path, state.attempt, _pause_s(state))
+        yield ScheduleRetry(path, state.attempt, BACKOFF_S * 2 ** (state.failures - 1), least_s=_asked_s(state))
     elif may_ask(run, step, path):
         yield _ask_what_now(run, path, state)
 
 
-def _pause_s(state: StepState) -> float:
-    """Doubled from attempt to attempt; never shorter than the other side asked for."""
+def _asked_s(state: StepState) -> float:
+    """How long the other side asked to be left alone; it may say anything, but it is asked again within a day."""
     asked_s = state.fault.retry_after_s if state.fault is not None else None
-    pause_s: float = BACKOFF_S * 2 ** (state.failures - 1)
-    return max(pause_s, asked_s or 0.0)
+    return max(0.0, min(LONGEST_REST_S, asked_s or 0.0))
 
 
 def _admit(view: View, step: Step, path: StepPath, *, is_open: bool) -> Iterator[Command]:

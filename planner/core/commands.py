@@ -58,11 +58,13 @@ class AskHuman:
 
 @dataclass(frozen=True, slots=True)
 class ScheduleRetry:
-    """Draw a due time about `delay_s` seconds from now."""
+    """Draw a due time about `delay_s` seconds from now, and no less than `least_s`."""
 
     path: StepPath
     attempt: int
     delay_s: float
+    least_s: float = 0.0
+    """What the other side asked for."""
 
 
 @dataclass(frozen=True, slots=True)

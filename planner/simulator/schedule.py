@@ -197,8 +197,8 @@ class Schedule:
         match command:
             case Call():
                 self._start(command)
-            case ScheduleRetry(path=path, attempt=attempt, delay_s=delay_s):
-                due = self.journal.now + timedelta(seconds=min(delay_s, LONGEST_S))
+            case ScheduleRetry(path=path, attempt=attempt, delay_s=delay_s, least_s=least_s):
+                due = self.journal.now + timedelta(seconds=max(min(delay_s, LONGEST_S), least_s))
                 self.journal.append(RetryScheduled(path=path, attempt=attempt, due=due))
             case StartTimer(path=path, due=due):
                 self.journal.now = max(self.journal.now, due)
