@@ -29,6 +29,7 @@ from planner.core.events import (
     StepInDoubt,
     StepNudged,
     StepParked,
+    StepProbed,
     StepResolved,
     StepSkipped,
     StepStarted,
@@ -372,15 +373,38 @@ def test_a_nested_run_is_gone_on_with_however_often_its_process_ends(
 # calls that go wrong -----------------------------------------------------------------------------------------
 
 
+CRASHES = [event for attempt in range(1, TRIES + 1) for event in (made(attempt=attempt), RESUMED)]
+DID_IT = HumanAsked(path="s1", question="happened", reason="did it?")
+
+
 def test_a_call_that_ends_its_process_again_and_again_is_made_no_more(given: Given, accepted: Accepted) -> None:
-    crashes = [event for n in range(1, TRIES + 2) for event in (made(attempt=n), RESUMED)]
     read = (*accepted(step("files.read")), resolved(path="s1"))
-    assert the_call(given(*read, *crashes[:-2])).attempt == TRIES + 1
-    fault = the_fault(given(*read, *crashes))
+    assert the_call(given(*read, *CRASHES[:-2])).attempt == TRIES
+    fault = the_fault(given(*read, *CRASHES))
     assert (fault.code, fault.error_class) == ("A-107", "conflict")
-    assert fault.message == f"the process ended {TRIES + 1} times while it called `files.read`"
-    write = (*accepted(step("files.write")), resolved(path="s1"))
-    assert isinstance(the_event(given(*write, *crashes)), StepInDoubt)
+    assert fault.message == f"the process ended {TRIES} times while it called `files.read`"
+
+
+def test_an_effect_that_ends_its_process_again_and_again_is_asked_about_and_made_no_more(
+    given: Given, accepted: Accepted
+) -> None:
+    for use in ("files.write", "files.append", "mail.send"):
+        begun = (*accepted(step(use, on_error={"retry": 3}), is_given=True), resolved(path="s1"), *CRASHES)
+        assert isinstance(the_event(given(*begun)), StepInDoubt)
+        unknown = (*begun, DOUBT, *([StepProbed(path="s1", happened=None)] if use == "files.append" else []))
+        asked = the_event(given(*unknown))
+        assert isinstance(asked, HumanAsked)
+        assert asked.question == "happened"
+        no = (*unknown, DID_IT, HumanAnswered(path="s1", answer="no", by="ann"))
+        assert the_fault(given(*no)).code == "A-107"
+        assert isinstance(the_event(given(*no, the_event(given(*no)))), RunFinished)
+        yes = the_event(given(*unknown, DID_IT, HumanAnswered(path="s1", answer="yes", by="ann")))
+        assert isinstance(yes, StepSucceeded)
+    begun = (*accepted(step("files.append")), resolved(path="s1"), *CRASHES, DOUBT)
+    assert the_fault(given(*begun, StepProbed(path="s1", happened=False))).code == "A-107"
+    assert isinstance(the_event(given(*begun, StepProbed(path="s1", happened=True))), StepSucceeded)
+    alone = (*accepted(step("files.write"), on_ask="deny"), resolved(path="s1"), *CRASHES, DOUBT)
+    assert the_fault(given(*alone)).code == "A-104"
 
 
 def test_a_planner_that_goes_round_in_circles_is_stopped(given: Given, accepted: Accepted) -> None:

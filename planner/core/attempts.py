@@ -57,7 +57,8 @@ from planner.core.state import account, accounts_of, callee_at, held_in, holds
 from planner.core.values import View
 
 TRIES = 3
-"""How often a call that gave no answer is made again; then a person must look, for something is wrong with it."""
+"""How often a call that gave no answer is made again, and how often a call may end its process; then a person must
+look, for something is wrong with it."""
 LONGEST_REST_S = 86_400.0
 """A day: the most that a `Retry-After` counts for, as it does in `llm`."""
 UNDO_STEP = Step(id="undo", on_error=OnError(retry=3))
@@ -237,8 +238,8 @@ def _answered(view: View, step: Step, path: StepPath, *, is_open: bool) -> Itera
             yield Record(StepSucceeded(path=path, value=state.answered or Labelled()))
         case "happened", "yes":
             yield _happened(run, path)
-        case "happened", _ if not is_open:
-            yield Record(_without_effect(path, callee))
+        case "happened", _ if not is_open or _is_poison(callee, state):
+            yield Record(_without_effect(path, callee, state))
         case "failed", "skip":
             yield Record(StepSkipped(path=path, cause="failure"))
         case "failed", "fail" if state.fault is not None:
@@ -264,12 +265,21 @@ def _interrupted(run: Run, step: Step, path: StepPath) -> Command:
     """The process that made the call ended: again, if that is harmless and did not end it time and again."""
     callee, state = callee_of(run, path), run.step(path)
     is_repeatable = callee.is_reading or callee.declaration.on_doubt == "idempotent"
-    if is_repeatable and (state.crashes <= TRIES or callee.kind == "plan"):
+    if is_repeatable and not _is_poison(callee, state):
         return call(run, step, path)
     if callee.is_reading:
-        what = f"the process ended {state.crashes} times while it called `{callee.name}`"
-        return Record(StepFailed(path=path, fault=Fault(code="A-107", error_class="conflict", message=what)))
+        return Record(_poisoned(path, callee, state))
     return Record(StepInDoubt(path=path, reason="the process that made the call ended"))
+
+
+def _is_poison(callee: Callee, state: StepState) -> bool:
+    """Whether a call ended its process as often as it may; a nested run goes on by itself, and ends nothing."""
+    return state.crashes >= TRIES and callee.kind != "plan"
+
+
+def _poisoned(path: StepPath, callee: Callee, state: StepState) -> StepFailed:
+    what = f"the process ended {state.crashes} times while it called `{callee.name}`"
+    return StepFailed(path=path, fault=Fault(code="A-107", error_class="conflict", message=what))
 
 
 def _happened(run: Run, path: StepPath) -> Record:
@@ -278,7 +288,9 @@ def _happened(run: Run, path: StepPath) -> Record:
     return Record(StepSucceeded(path=path, value=attest(callee_of(run, path), given, None)))
 
 
-def _without_effect(path: StepPath, callee: Callee) -> StepFailed:
+def _without_effect(path: StepPath, callee: Callee, state: StepState) -> StepFailed:
+    if _is_poison(callee, state):
+        return _poisoned(path, callee, state)
     reason = f"`{callee.name}` gave no answer, and did not happen"
     return StepFailed(path=path, fault=Fault(code="A-105", error_class="unavailable", message=reason))
 
@@ -294,9 +306,9 @@ def resolve_doubt(run: Run, step: Step, path: StepPath, *, is_open: bool) -> Com
     match callee.declaration.on_doubt, "no" if callee.is_reading else state.answer:
         case _, "yes":
             return _happened(run, path)
-        case _, "no" if state.doubts > TRIES or not is_open:
-            return Record(_without_effect(path, callee))
-        case ("idempotent", _) | (_, "no") if state.doubts <= TRIES:
+        case _, "no" if state.doubts > TRIES or not is_open or _is_poison(callee, state):
+            return Record(_without_effect(path, callee, state))
+        case ("idempotent", _) | (_, "no") if state.doubts <= TRIES and not _is_poison(callee, state):
             return call(run, step, path)
         case "probe", _ if not state.probed:
             return Probe(path, callee.name)
