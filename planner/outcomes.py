@@ -106,7 +106,7 @@ def late(command: Call, callee: Callee, limit_s: float | None) -> StepFailed | S
     """
     what = f"`{callee.name}` did not end within {limit_s} s"
     if not callee.is_reading:
-        return StepInDoubt(path=command.path, reason=what)
+        return StepInDoubt(path=command.path, reason=what, is_late=True)
     fault = Fault(code="T-298", error_class="unavailable", message=what)
     if limit_s != command.timeout_s:
         message = f"`{callee.name}` was cut short: the run may take no longer"
@@ -123,6 +123,8 @@ def is_up(outcome: StepSucceeded | StepFailed | StepInDoubt | StepParked) -> boo
             return True
         case StepFailed():
             return tells(outcome.fault.error_class)
+        case StepInDoubt(is_late=True):
+            return False
         case _:
             return None
 

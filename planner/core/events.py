@@ -197,11 +197,12 @@ class StepFailed(Frozen):
 
 
 class StepInDoubt(Frozen):
-    """Nobody knows whether the effect happened."""
+    """Nobody knows whether the effect happened; `is_late` where that is because no answer came in time."""
 
     type: Literal["StepInDoubt"] = "StepInDoubt"
     path: StepPath
     reason: str
+    is_late: bool = False
 
 
 class StepProbed(Frozen):
