@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from planner.core.attempts import TRIES
 from planner.core.catalog import Callee
 from planner.core.commands import AskHuman, Call, Command, Record, ScheduleRetry, StartTimer
 from planner.core.decide import decide
@@ -38,6 +37,7 @@ from planner.core.events import (
     WaitEnded,
     WaitStarted,
 )
+from planner.core.forecast import TRIES
 from planner.core.labels import TRUSTED, UNTRUSTED, Json, Labelled
 from planner.core.ledger import ONE_CALL, UNLIMITED, Amount, Budget, Rate
 from planner.core.plan import Step

@@ -14,7 +14,17 @@ from hypothesis import strategies as st
 
 from planner.core.catalog import Callee, Declaration, Parameter
 from planner.core.certificate import Certificate, certify
-from planner.core.commands import AskHuman, AskPlanner, AskValidator, Call, Command, Record, ScheduleRetry, StartTimer
+from planner.core.commands import (
+    AskHuman,
+    AskPlanner,
+    AskValidator,
+    Call,
+    Command,
+    Probe,
+    Record,
+    ScheduleRetry,
+    StartTimer,
+)
 from planner.core.decide import decide
 from planner.core.events import (
     Event,
@@ -27,11 +37,13 @@ from planner.core.events import (
     ReviewInconclusive,
     RunStarted,
     StepFailed,
+    StepInDoubt,
+    StepProbed,
     StepStarted,
     StepSucceeded,
     TimerFired,
 )
-from planner.core.forecast import JITTER, call_s
+from planner.core.forecast import JITTER, TRIES, call_s
 from planner.core.intrinsics import intrinsics
 from planner.core.labels import Integrity, Json, Labelled, leaves_of
 from planner.core.ledger import Budget
@@ -67,6 +79,8 @@ def callee(name: str, **declared: Any) -> Callee:
 TOOLS = (
     *(callee(f"{effect}.{out}", effect=effect, out=out) for effect in EFFECTS for out in OUTS),
     callee("spend.money", effect="spend", out="bounded", resource=None, timeout_s=7),
+    callee("put.again", effect="write", on_doubt="idempotent", timeout_s=3),
+    callee("put.seen", effect="write", on_doubt="probe", resource=(), timeout_s=4),
     callee("slow.one", effect="read", concurrency=1, timeout_s=9),
 )
 CALLEES = (*TOOLS, *intrinsics(["user"]).values())
@@ -184,7 +198,7 @@ class Process:
     plan: Plan
     draw: st.DataObject
     is_worst: bool = False
-    """Every call fails as often as it may be tried again, and takes as long as it can."""
+    """Every call gives no answer, or fails, as often as it may be made again, and takes as long as it can."""
     at_s: float = 0.0
     events: list[Event] = field(default_factory=list)
     run: Run | None = None
@@ -232,6 +246,9 @@ class Process:
                 self.record(RetryScheduled(path=path, attempt=attempt, due=due))
             case StartTimer(path=path, due=due):
                 self.ending[path] = (due - BEGAN).total_seconds(), TimerFired(path=path)
+            case Probe(path=path):
+                happened = not self.is_worst and self.draw.draw(st.booleans())
+                self.record(StepProbed(path=path, happened=happened))
             case AskHuman(path=path):
                 self.record(self.answer(path))
             case AskValidator():
@@ -241,8 +258,10 @@ class Process:
 
     def outcome(self, call: Call) -> Event:
         assert self.run is not None
-        own = self.plan.at(call.path)
-        is_tried_again = role_of(call.path) == "call" and call.attempt <= own.on_error.retry
+        own, state, declared = self.plan.at(call.path), self.run.step(call.path), CATALOGUE[call.callee].declaration
+        if declared.effect == "write" and state.doubts < TRIES and (self.is_worst or self.draw.draw(st.booleans())):
+            return StepInDoubt(path=call.path, reason="no answer")
+        is_tried_again = role_of(call.path) == "call" and state.failures < own.on_error.retry
         if (self.is_worst and is_tried_again) or self.draw.draw(st.integers(0, 3)) == 0:
             return StepFailed(path=call.path, fault=Fault(code="T-1", error_class="unavailable"))
         given = self.run.step(call.path).arguments

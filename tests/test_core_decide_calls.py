@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from planner.core.attempts import TRIES
 from planner.core.commands import AskHuman, Call, Command, Probe, Record, ScheduleRetry, StartTimer
 from planner.core.decide import decide
 from planner.core.events import (
@@ -29,6 +28,7 @@ from planner.core.events import (
     StepSucceeded,
     TimerFired,
 )
+from planner.core.forecast import TRIES
 from planner.core.labels import UNTRUSTED, Json, Label, Labelled
 from planner.core.ledger import Budget
 from planner.core.plan import Step

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from planner.core.catalog import Callee, Catalogue, Declaration, Parameter
-from planner.core.forecast import DATA_TOKENS, Forecast, Use, forecast
+from planner.core.forecast import DATA_TOKENS, TRIES, Forecast, Use, forecast
 from planner.core.intrinsics import intrinsics
 from planner.core.labels import Json
 from planner.core.ledger import PROMPT_TOKENS, Rate
@@ -32,6 +32,8 @@ CATALOGUE: Catalogue = {
             tool("files.write", effect="write"),
             tool("shop.price", timeout_s=5, cost_usd=0.5),
             tool("shop.ask", cost_usd=None, resource=()),
+            tool("shop.order", effect="write", on_doubt="idempotent", timeout_s=5, cost_usd=0.5),
+            tool("shop.note", effect="write", on_doubt="probe"),
             tool("one.by_one", concurrency=1),
             tool("two.by_two", concurrency=2),
         )
@@ -106,6 +108,14 @@ def test_retries_items_and_what_stands_in_are_counted() -> None:
     assert forecasted(step("s1", "shop.price", on_error=other)).use == Use(calls=3, tokens=0, cost_usd=1.0)
 
 
+def test_what_may_be_made_again_after_no_answer_is_counted_as_often() -> None:
+    assert forecasted(step("s1", "shop.order")).use == Use(calls=4, tokens=0, cost_usd=2.0)
+    retried = step("s1", "shop.note", for_each=["a", "b"], on_error={"retry": 2})
+    assert forecasted(retried).use.calls == 2 * (1 + 2 + TRIES)
+    assert forecasted(step("s1", "shop.price", on_error={"fallback": {"use": "shop.note"}})).use.calls == 1 + 4
+    assert forecasted(step("s1", "files.write")).use.calls == 1, "nobody but a person makes it again"
+
+
 def test_an_agent_reads_its_prompt_what_is_written_and_data_it_does_not_know_yet() -> None:
     constant = forecasted(step("s1", "agent.writer", args={"task": "x"})).use
     written = len(b'{"task": "x"}')
@@ -165,6 +175,15 @@ def test_retries_take_their_pauses_too_and_what_stands_in_comes_last() -> None:
     assert forecasted(retried).seconds == 4 * 5 + 1.5 * (1 + 2 + 4)
     other = {"retry": 1, "fallback": {"use": "files.read"}}
     assert forecasted(step("s1", "shop.price", on_error=other)).seconds == 2 * 5 + 1.5 + 60
+
+
+def test_what_may_be_made_again_after_no_answer_takes_as_much_longer() -> None:
+    assert forecasted(step("s1", "shop.order")).seconds == (1 + TRIES) * 5
+    retried = step("s1", "shop.order", on_error={"retry": 2}, timeout_s=2)
+    assert forecasted(retried).seconds == (1 + 2 + TRIES) * 2 + 1.5 * (1 + 2)
+    assert forecasted(retried, asked={("s1", "call")}).seconds == (1 + 2 + TRIES) * 2 + 1.5 * (1 + 2) + (1 + 2) * 2
+    other = step("s1", "shop.price", on_error={"fallback": {"use": "shop.order"}})
+    assert forecasted(other).seconds == 5 + (1 + TRIES) * 5
 
 
 def test_steps_take_their_time_at_once_unless_one_waits_for_the_other() -> None:

@@ -26,7 +26,7 @@ from planner.core.events import (
     WaitEnded,
     WaitStarted,
 )
-from planner.core.forecast import BACKOFF_S
+from planner.core.forecast import BACKOFF_S, TRIES
 from planner.core.labels import TRUSTED, Json, Label, Labelled
 from planner.core.ledger import NOTHING, Amount, Budget, estimate, narrower, rest, share
 from planner.core.plan import (
@@ -56,9 +56,6 @@ from planner.core.run import (
 from planner.core.state import account, accounts_of, callee_at, held_in, holds
 from planner.core.values import View
 
-TRIES = 3
-"""How often a call that gave no answer is made again, and how often a call may end its process; then a person must
-look, for something is wrong with it."""
 LONGEST_REST_S = 86_400.0
 """A day: the most that a `Retry-After` counts for, as it does in `llm`."""
 UNDO_STEP = Step(id="undo", on_error=OnError(retry=3))

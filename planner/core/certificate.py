@@ -128,7 +128,7 @@ class Certificate(Brief):
     """Where data that is not known before the run is read, it is taken for `forecast.DATA_TOKENS` a call."""
     cost_usd: float | None = 0.0
     seconds: float = 0.0
-    """Along `critical_path`; without what `waits` names, and without calls that gave no answer and are made again."""
+    """Along `critical_path`; without what `waits` names."""
     critical_path: tuple[StepId, ...] = ()
     waits: tuple[StepId, ...] = ()
     """Steps whose end nobody can bound: they wait for people, for events, or for runs without a limit."""

@@ -3,7 +3,9 @@
 Rules of the file:
 - What cannot be bounded is unknown, never 0: a nested run without limits, a price nobody said.
 - Time is that of calls and pauses along the critical path. People, events and queues for a free place have none;
-  `waits` names the steps that may wait for them. Nor has a call that gave no answer and is made again.
+  `waits` names the steps that may wait for them. Nor has a probe, nor a pause that the other side asks for.
+- A call that gave no answer is made again only as often as the rules do it alone: not what a person wants made again,
+  nor what a process that ended had under way.
 """
 
 from __future__ import annotations
@@ -36,6 +38,9 @@ BACKOFF_S = 1.0
 """The pause before the first retry; each further one is twice as long."""
 JITTER = 1.5
 """By how much a pause may be longer than that."""
+TRIES = 3
+"""How often a call that gave no answer is made again, and how often a call may end its process; then a person must
+look, for something is wrong with it."""
 
 SAID = frozenset({"human", "gate", "wait"})
 """Kinds of callees that nothing performs: they begin with an event and end with one."""
@@ -145,11 +150,8 @@ class _Terms:
         if step.is_block:
             used = self.uses(step.do, times).either(self.uses(step.else_, times))
         else:
-            attempts = {"call": 1 + step.on_error.retry, "fallback": 1}
             calls = planned((step,), self.catalogue)
-            used = reduce(
-                Use.plus, (self.once(c.callee, c.args).times(times * attempts[c.role]) for c in calls), Use()
-            )
+            used = reduce(Use.plus, (self.once(c.callee, c.args).times(times * _attempts(c)) for c in calls), Use())
         return used if step.budget is None else used.within(step.budget)
 
     def once(self, callee: Callee, args: Mapping[str, Json]) -> Use:
@@ -192,13 +194,11 @@ class _Terms:
     def call_s(self, call: Planned) -> float:
         """How long a call takes with its retries and the pauses between them; each attempt may be asked for anew."""
         step, callee = call.step, call.callee
-        seconds = call_s(step, callee)
-        if (step.id, call.role) in self.asked:
-            seconds += step.timeout_s or 0.0
-        if call.role == "fallback" or callee.kind in SAID:
-            return seconds
-        retry = step.on_error.retry
-        return (1 + retry) * seconds + BACKOFF_S * JITTER * (2.0**retry - 1)
+        if callee.kind in SAID:
+            return call_s(step, callee)
+        retry = _retries(call)
+        seconds = _attempts(call) * call_s(step, callee) + BACKOFF_S * JITTER * (2.0**retry - 1)
+        return seconds + (1 + retry) * (step.timeout_s or 0.0) if (step.id, call.role) in self.asked else seconds
 
     def width(self, step: Step) -> int:
         """How many items of a map run at once at least: one after the other if they may touch the same thing."""
@@ -218,6 +218,17 @@ class _Terms:
         is_asked = callee.kind in SAID or (step.id, call.role) in self.asked
         is_nested = callee.kind in NESTED and callee.declaration.timeout_s is None
         return step.on_error.then == "ask" or (step.timeout_s is None and (is_asked or is_nested))
+
+
+def _retries(call: Planned) -> int:
+    return call.step.on_error.retry if call.role == "call" else 0
+
+
+def _attempts(call: Planned) -> int:
+    """How often a call is made at most for one item: with its retries, and again where it gave no answer."""
+    callee = call.callee
+    is_repeated = callee.kind not in NESTED and not callee.is_reading and callee.declaration.on_doubt != "ask"
+    return 1 + _retries(call) + (TRIES if is_repeated else 0)
 
 
 def _must_wait(earlier: _Touches, later: _Touches) -> bool:
