@@ -329,9 +329,9 @@ def _no_path(steps: tuple[Step, ...], catalogue: Catalogue, *, is_caught: bool =
 
 
 def _catches(step: Step, catalogue: Catalogue) -> bool:
-    """Whether there is a way on when it fails; only what is performed is tried again or asked about."""
+    """Whether there is a way on when it fails for good; only what is performed is asked about."""
     is_performed = step.use is not None and known(catalogue, step.use).kind not in SAID
-    if is_performed and (step.on_error.retry or step.on_error.then == "ask"):
+    if is_performed and step.on_error.then == "ask":
         return True
     return step.on_error.then in {"skip", "fallback"} or (step.is_map and step.on_item_error == "drop")
 
