@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 import pytest
 
-from planner.core.commands import Record
+from planner.core.catalog import Callee
+from planner.core.commands import AskHuman, Probe, Record
 from planner.core.decide import decide
 from planner.core.events import (
     Event,
     Fault,
+    HumanAnswered,
+    HumanAsked,
     MapResolved,
+    RetryScheduled,
     RunFinished,
     RunStarted,
     StepFailed,
+    StepInDoubt,
+    StepProbed,
     StepResolved,
     StepSkipped,
     StepStarted,
     StepSucceeded,
+    TimerFired,
+    WaitStarted,
 )
 from planner.core.forecast import ACTIVE_ITEMS
 from planner.core.labels import BOUNDED, UNTRUSTED, Json, Label, Labelled
@@ -210,6 +219,76 @@ def test_no_item_starts_any_more_in_a_map_that_is_lost(given: Given, accepted: A
     (event,) = recorded(given(*begun, *skips, gave("s1[1]")))
     assert isinstance(event, StepSucceeded)
     assert (event.path, event.value.value) == ("s2", "none")
+
+
+APPROVE = HumanAsked(path="s1[1]", question="approve", reason="")
+FAILED = (StepStarted(path="s1[1]", attempt=1, key="k"), StepFailed(path="s1[1]", fault=DOWN))
+LATER = datetime(2026, 3, 2, tzinfo=UTC)
+
+
+def lost_map(accepted: Accepted, *events: Event, **fields: Any) -> tuple[Event, ...]:
+    """A map that has lost its first item; the events are those of its second."""
+    map_ = step("s1", for_each=[1, 2], on_error={"then": "skip"} | fields.pop("on_error", {}), **fields)
+    ready = (items("s1", 1, 2), resolved("s1[0]"), resolved("s1[1]"))
+    begun = accepted(map_, let("s2", "${s1 ?? 'none'}"))
+    return (*begun, *ready, *events, StepFailed(path="s1[0]", fault=LOST))
+
+
+def said(answer: Any) -> HumanAnswered:
+    return HumanAnswered(path="s1[1]", answer=answer, by="ann")
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [APPROVE],
+        [APPROVE, said("yes")],
+        [*FAILED],
+        [*FAILED, RetryScheduled(path="s1[1]", attempt=1, due=LATER)],
+        [*FAILED, RetryScheduled(path="s1[1]", attempt=1, due=LATER), TimerFired(path="s1[1]")],
+    ],
+    ids=["asked", "approved", "failed", "to be retried", "ready again"],
+)
+def test_an_item_that_only_waits_ends_with_its_map(events: list[Event], given: Given, accepted: Accepted) -> None:
+    begun = lost_map(accepted, *events, on_error={"retry": 1})
+    skip = StepSkipped(path="s1[1]", cause="failure")
+    assert recorded(given(*begun)) == [skip]
+    run = given(*begun, skip)
+    assert run.status == "running"
+    assert run.due() is None
+    (event,) = recorded(run)
+    assert isinstance(event, StepSucceeded)
+    assert (event.path, event.value.value) == ("s2", "none")
+
+
+def test_an_item_that_was_refused_fails_for_that_and_not_for_its_map(given: Given, accepted: Accepted) -> None:
+    (event,) = recorded(given(*lost_map(accepted, APPROVE, said("no"))))
+    assert isinstance(event, StepFailed)
+    assert event.fault.code == "A-103"
+
+
+def test_a_wait_ends_with_its_map(given: Given, accepted: Accepted, every: tuple[Callee, ...]) -> None:
+    map_ = step("s1", use="wait.event", args={"name": "paid"}, for_each=[1, 2], on_error={"then": "skip"})
+    wait = WaitStarted(path="s1[1]", name="paid", seconds=60)
+    begun = (*accepted(map_, callees=every), items("s1", 1, 2), resolved("s1[1]"), wait)
+    skip = StepSkipped(path="s1[1]", cause="failure")
+    assert recorded(given(*begun, StepFailed(path="s1[0]", fault=LOST))) == [skip]
+    assert given(*begun, StepFailed(path="s1[0]", fault=LOST), skip).due() is None
+
+
+def test_an_item_in_doubt_is_settled_and_asked_about_in_a_map_that_is_lost(given: Given, accepted: Accepted) -> None:
+    append = {"use": "files.append", "args": {"path": "a", "text": "b"}}
+    doubt = (FAILED[0], StepInDoubt(path="s1[1]", reason=""))
+    begun = lost_map(accepted, *doubt, **append)
+    assert decide(given(*begun)) == (Probe("s1[1]", "files.append"),)
+    (event,) = recorded(given(*begun, StepProbed(path="s1[1]", happened=False)))
+    assert isinstance(event, StepFailed)
+    assert event.fault.code == "A-105"
+    asked = HumanAsked(path="s1[1]", question="happened", reason="")
+    assert decide(given(*begun, StepProbed(path="s1[1]", happened=None), asked)) == (AskHuman("s1[1]"),)
+    (event,) = recorded(given(*begun, StepProbed(path="s1[1]", happened=None), asked, said("no")))
+    assert isinstance(event, StepFailed)
+    assert event.fault.code == "A-105"
 
 
 def test_a_map_with_a_failed_item_that_ends_the_plan_starts_no_other(given: Given, accepted: Accepted) -> None:

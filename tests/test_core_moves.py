@@ -269,3 +269,10 @@ def test_only_a_doubt_is_given_up_while_a_person_is_asked() -> None:
             assert moved(before, event).status == "failed"
         else:
             assert refused(before, event).endswith("it is not under way")
+
+
+def test_what_may_have_happened_is_not_skipped_while_a_person_is_asked() -> None:
+    skip = StepSkipped(path="s1", cause="failure")
+    assert refused(state("asked", question="happened"), skip).endswith("it may have happened")
+    waiting: tuple[StepStatus, ...] = ("asked", "waiting", "retrying")
+    assert [moved(state(status), skip).due for status in waiting] == [None] * 3

@@ -143,12 +143,17 @@ def test_a_map_has_no_call_in_its_place_but_its_items_have(given: Given, accepte
     assert falls_back(one, "s1[0]", run.step("s1[0]"))
 
 
+SKIPPED = StepSkipped(path="s1", cause="failure")
+
+
 def test_nothing_takes_the_place_of_a_call_that_may_have_happened(given: Given, accepted: Accepted) -> None:
     write = step(use="files.write", args={"path": "a", "text": "x"}, on_error={"fallback": "files.append"})
     doubt = StepInDoubt(path="s1", reason="no answer")
     events = (*accepted(write), *called())
     told = given(*events, doubt, StepFailed(path="s1", fault=UNKNOWN))
     again = given(*events, doubt, *called(attempt=2), StepFailed(path="s1", fault=LOST))
+    left = given(*events, doubt, *called(attempt=2), StepFailed(path="s1", fault=LOST), SKIPPED)
+    assert is_undecided(left.step("s1"))
     for run in (told, again):
         assert is_undecided(run.step("s1"))
         assert not falls_back(write, "s1", run.step("s1"))

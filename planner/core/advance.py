@@ -22,7 +22,7 @@ from planner.core.forecast import ACTIVE_ITEMS
 from planner.core.labels import Json, Label, Labelled, join
 from planner.core.plan import Step, StepPath, beside, inner_path, map_path, opening, own_names, stand_in
 from planner.core.policy import judge
-from planner.core.run import failures_in, falls_back, has_ended, has_failed, item_paths, last_path
+from planner.core.run import StepState, failures_in, falls_back, has_ended, has_failed, item_paths, last_path
 from planner.core.values import Frame, View
 from planner.errors import PlanError
 
@@ -206,7 +206,8 @@ def _items(view: View, frame: Frame, step: Step, path: StepPath, *, is_open: boo
         own = view.run.step(item)
         if own.status in {"succeeded", "skipped"} or (own.status != "new" and has_ended(view.run, step, item)):
             continue
-        if is_open and own.status in {"new", "resolved"} and (is_lost or index >= most):
+        is_beyond = index >= most and own.status in {"new", "resolved"}
+        if is_open and ((is_lost and _is_idle(own)) or is_beyond):
             yield Record(StepSkipped(path=item, cause="failure" if is_lost else "budget"))
             continue
         active += 1
@@ -214,11 +215,25 @@ def _items(view: View, frame: Frame, step: Step, path: StepPath, *, is_open: boo
             return
         names = values.item_names(step, state.items, index)
         if own.status != "new":
-            yield from _one(view, frame, step, item, names, is_open=is_open)
+            may_call = is_open and not (is_lost and own.status in {"in_doubt", "answered"})
+            yield from _one(view, frame, step, item, names, is_open=may_call)
         elif is_open:
             outer = values.scope(view, frame, opening(step))
             assert outer is not None, "a map is resolved only when what it reads has ended"
             yield Record(_begun(view, frame, step, item, {**outer, **names}, items=state.items))
+
+
+def _is_idle(state: StepState) -> bool:
+    """Whether nothing is under way at an item that has not ended: it would begin a call, or only waits."""
+    match state.status:
+        case "new" | "resolved" | "waiting" | "failed" | "retrying":
+            return True
+        case "asked":
+            return state.question != "happened"
+        case "answered":
+            return state.question == "approve" and state.answer == "yes"
+        case _:
+            return False
 
 
 def _most(view: View, step: Step, count: int) -> int:

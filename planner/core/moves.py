@@ -43,6 +43,7 @@ STEP_MOVES: Mapping[tuple[StepStatus, str], StepStatus] = {
     ("resolved", "StepFailed"): "failed",  # denied
     ("resolved", "StepSkipped"): "skipped",  # another item made the map fail, or there is no room for it
     ("resolved", "WaitStarted"): "waiting",
+    ("waiting", "StepSkipped"): "skipped",  # nobody needs what it waits for any more, as with those below
     ("waiting", "TimerFired"): "fired",
     ("waiting", "WaitEnded"): "fired",
     ("fired", "StepSucceeded"): "succeeded",
@@ -68,13 +69,16 @@ STEP_MOVES: Mapping[tuple[StepStatus, str], StepStatus] = {
     ("asked", "HumanAnswered"): "answered",
     ("asked", "TimerFired"): "answered",  # too late
     ("asked", "StepFailed"): "failed",  # nobody waits for the answer any more
+    ("asked", "StepSkipped"): "skipped",
     ("answered", "StepStarted"): "started",
     ("answered", "StepFailed"): "failed",
     ("answered", "StepSucceeded"): "succeeded",  # it had happened, or this is the answer
     ("answered", "StepSkipped"): "skipped",  # a person wants to go on without it
     ("failed", "RetryScheduled"): "retrying",
     ("failed", "HumanAsked"): "asked",
+    ("failed", "StepSkipped"): "skipped",
     ("retrying", "TimerFired"): "resolved",
+    ("retrying", "StepSkipped"): "skipped",
 }
 
 
@@ -153,6 +157,8 @@ def _flaw(state: StepState, event: StepEvent) -> str:
             return f"attempt {event.attempt} is over"
         case StepFailed() if state.status == "asked" and state.question != "happened":
             return "it is not under way"
+        case StepSkipped() if state.status == "asked" and state.question == "happened":
+            return "it may have happened"
         case _:
             return ""
 
@@ -197,7 +203,7 @@ def _filled(state: StepState, event: StepEvent) -> StepState:  # noqa: C901, PLR
                 is_unsure=state.is_unsure and event.happened is not False,
             )
         case StepSkipped():
-            return replace(state, cause=event.cause, decided_by=event.decided_by)
+            return replace(state, cause=event.cause, decided_by=event.decided_by, due=None)
         case RetryScheduled():
             return replace(state, due=event.due)
         case TimerFired():

@@ -264,9 +264,9 @@ def may_ask(run: Run, step: Step, path: StepPath) -> bool:
 
 
 def is_undecided(state: StepState) -> bool:
-    """Whether a call failed, and yet nobody knows whether its effect happened."""
-    is_unknown = state.is_unsure or (state.fault is not None and state.fault.code in UNDECIDED)
-    return state.status == "failed" and is_unknown
+    """Whether a call failed, or was given up, and yet nobody knows whether its effect happened."""
+    is_lost = state.fault is not None and state.fault.code in UNDECIDED
+    return (state.status == "failed" and is_lost) or (state.status in {"failed", "skipped"} and state.is_unsure)
 
 
 def falls_back(step: Step, path: StepPath, state: StepState) -> bool:
