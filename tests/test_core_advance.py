@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 import pytest
@@ -18,6 +19,7 @@ from planner.core.events import (
     MapResolved,
     PlanAbandoned,
     Recorded,
+    RetryScheduled,
     ReviewInconclusive,
     RunResumed,
     StepFailed,
@@ -26,6 +28,7 @@ from planner.core.events import (
     StepSkipped,
     StepStarted,
     StepSucceeded,
+    WaitStarted,
 )
 from planner.core.labels import BOUNDED, TRUSTED, UNTRUSTED, Json, Label, Labelled
 from planner.core.ledger import Budget
@@ -40,6 +43,7 @@ Callees: TypeAlias = tuple[Callee, ...]
 
 LOST = Fault(code="T-1", error_class="missing")
 DOWN = Fault(code="T-2", error_class="unavailable")
+LATER = datetime(2026, 3, 2, tzinfo=UTC)
 
 
 def step(id_: str, **fields: Any) -> Step:
@@ -221,6 +225,26 @@ def test_a_failure_in_a_block_ends_it_once_nothing_there_is_under_way(given: Giv
     begun = (*begun, gave("s1/t1"))
     assert recorded(given(*begun)) == [failed("s1")]
     assert recorded(given(*begun, failed("s1"))) == [gave("s2", "none")]
+
+
+def test_what_waits_in_a_block_that_failed_ends_before_it(given: Given, accepted: Accepted, every: Callees) -> None:
+    asking = step("u1", use="human.user", args={"question": "Which?"}, timeout_s=60)
+    waits = step("t2", use="wait.until", args={"seconds": 60})
+    busy = step("t3", on_error={"retry": 1})
+    held = block("s1", block("t1", asking), waits, busy, step("t4"), on_error={"then": "skip"})
+    begun = (
+        *accepted(held, let("s2", 2), callees=every),
+        *(BlockEntered(path="s1"), BlockEntered(path="s1/t1")),
+        *(StepResolved(path="s1/t1/u1"), HumanAsked(path="s1/t1/u1", question="answer", reason="", timeout_s=60)),
+        *(StepResolved(path="s1/t2"), WaitStarted(path="s1/t2", seconds=60)),
+        *(*called("s1/t3"), failed("s1/t3", DOWN), RetryScheduled(path="s1/t3", attempt=1, due=LATER)),
+        *(*called("s1/t4"), failed("s1/t4"), gave("s2")),
+    )
+    dead: list[Event] = [StepSkipped(path=f"s1/{path}", cause="failure") for path in ("t1", "t1/u1", "t2", "t3")]
+    assert recorded(given(*begun)) == dead
+    run = given(*begun, *dead)
+    assert (run.status, run.due()) == ("running", None)
+    assert recorded(run) == [failed("s1")]
 
 
 def test_what_a_failure_says_of_untrusted_data_bounds_what_comes_instead(given: Given, accepted: Accepted) -> None:

@@ -171,6 +171,8 @@ def _block(view: View, frame: Frame, step: Step, *, is_open: bool) -> Iterator[C
     commands = list(advance(view, frame, is_open=is_open and failure is None))
     if commands or _is_busy(view, frame.place):
         yield from commands
+    elif failure is not None and (dead := _needless(view, frame.place)):
+        yield from (Record(StepSkipped(path=path, cause="failure")) for path in dead)
     elif failure is not None:
         last = view.run.step(last_path(view.run, failure.step, failure.path)[1])
         yield Record(StepFailed(path=frame.place, fault=failure.fault, decided_by=values.lost_to(last)))
@@ -192,6 +194,12 @@ def _is_answerable(view: View, frame: Frame, step: Step) -> bool:
 
 def _is_busy(view: View, place: StepPath) -> bool:
     return any(s.status == "started" and path.startswith(f"{place}/") for path, s in view.run.steps.items())
+
+
+def _needless(view: View, place: StepPath) -> list[StepPath]:
+    """What is open in a block that has failed: for an answer, a time or an event that nobody needs any more."""
+    waiting = {"entered", "asked", "waiting", "retrying"}
+    return [p for p, state in view.run.steps.items() if state.status in waiting and p.startswith(f"{place}/")]
 
 
 def _items(view: View, frame: Frame, step: Step, path: StepPath, *, is_open: bool) -> Iterator[Command]:

@@ -38,6 +38,7 @@ STEP_MOVES: Mapping[tuple[StepStatus, str], StepStatus] = {
     ("new", "BlockEntered"): "entered",
     ("entered", "StepSucceeded"): "succeeded",
     ("entered", "StepFailed"): "failed",
+    ("entered", "StepSkipped"): "skipped",  # what is around it failed
     ("resolved", "StepStarted"): "started",
     ("resolved", "HumanAsked"): "asked",
     ("resolved", "StepFailed"): "failed",  # denied
