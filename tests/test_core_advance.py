@@ -247,6 +247,25 @@ def test_what_waits_in_a_block_that_failed_ends_before_it(given: Given, accepted
     assert recorded(run) == [failed("s1")]
 
 
+def test_a_block_of_a_map_that_is_lost_begins_nothing_more_and_ends(
+    given: Given, accepted: Accepted, every: Callees
+) -> None:
+    asking = step("t2", use="human.user", args={"question": "Which?"})
+    held = block(
+        "s1", step("t1"), asking, step("t3", args={"path": "$t1"}), for_each=[1, 2], on_error={"then": "skip"}
+    )
+    begun = (
+        *(*accepted(held, let("s2", "${s1 ?? 'none'}"), callees=every), items("s1", 1, 2)),
+        *(BlockEntered(path="s1[0]"), BlockEntered(path="s1[1]"), *called("s1[1]/t1")),
+        *(StepResolved(path="s1[1]/t2"), HumanAsked(path="s1[1]/t2", question="answer", reason="")),
+        *(*called("s1[0]/t1"), failed("s1[0]/t1"), failed("s1[0]")),
+    )
+    assert decide(given(*begun)) == ()
+    skips: list[Event] = [StepSkipped(path=path, cause="failure") for path in ("s1[1]/t2", "s1[1]")]
+    assert recorded(given(*begun, gave("s1[1]/t1"))) == skips
+    assert recorded(given(*begun, gave("s1[1]/t1"), *skips)) == [gave("s2", "none")]
+
+
 def test_what_a_failure_says_of_untrusted_data_bounds_what_comes_instead(given: Given, accepted: Accepted) -> None:
     skip = {"on_error": {"then": "skip"}}
     instead = let("s9", "${s1 ?? 'none'}")

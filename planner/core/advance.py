@@ -223,8 +223,11 @@ def _items(view: View, frame: Frame, step: Step, path: StepPath, *, is_open: boo
             return
         names = values.item_names(step, state.items, index)
         if own.status != "new":
-            may_call = is_open and not (is_lost and own.status in {"in_doubt", "answered"})
-            yield from _one(view, frame, step, item, names, is_open=may_call)
+            may_begin = is_open and not (is_lost and own.status in {"in_doubt", "answered", "entered"})
+            commands = list(_one(view, frame, step, item, names, is_open=may_begin))
+            if is_open and is_lost and own.status == "entered" and not commands and not _is_busy(view, item):
+                commands = [Record(StepSkipped(path=p, cause="failure")) for p in (*_needless(view, item), item)]
+            yield from commands
         elif is_open:
             outer = values.scope(view, frame, opening(step))
             assert outer is not None, "a map is resolved only when what it reads has ended"
