@@ -47,9 +47,6 @@ from planner.core.events import (
     PlannerFailed,
     PlanProposed,
     RetryScheduled,
-    ReviewFailed,
-    ReviewInconclusive,
-    ReviewPassed,
     StepFailed,
     StepInDoubt,
     StepNudged,
@@ -70,7 +67,7 @@ from planner.core.values import View, answer
 from planner.errors import JournalError, ModelError, PlanError, ToolError
 from planner.journal import Lease, Request
 from planner.llm.model import Completion
-from planner.outcomes import child_id, fault_of, is_up, late, started, time_s, words
+from planner.outcomes import child_id, fault_of, is_up, late, reviewed, started, time_s, words
 from planner.outside import Outside
 from planner.recorder import NO_JSON, Recorder, always, never
 from planner.slots import CircuitOpenError
@@ -236,9 +233,8 @@ class Engine:
                 del self._tasks[command]
                 if not task.cancelled():
                     task.result()
-        for task in beside:
-            if task.done():
-                task.result()
+        for task in filter(asyncio.Task.done, beside):
+            task.result()
 
     async def _stop(self, *tasks: asyncio.Task[None]) -> None:
         for task in tasks:
@@ -320,21 +316,12 @@ class Engine:
         assert self._run.plan is not None
         outcome = answer(View(self._run, self._run.plan)).value
         criteria = self._run.started.criteria
-        unmet: list[str] = []
-        unknown: list[str] = []
+        opinions: dict[str, bool | None] = {c.id: True for c in criteria}  # rules have decided on the others
         usage: tuple[Usage, ...] = ()
         for criterion in (c for c in criteria if c.id in command.criteria):
-            is_met, used = await self._opinion(criterion, outcome)
+            opinions[criterion.id], used = await self._opinion(criterion, outcome)
             usage += used
-            if not is_met:
-                (unknown if is_met is None else unmet).append(criterion.id)
-        if unmet:
-            event: Event = ReviewFailed(criteria=tuple(unmet), usage=usage)
-        elif unknown:
-            event = ReviewInconclusive(criteria=tuple(unknown), usage=usage)
-        else:
-            event = ReviewPassed(criteria=tuple(c.id for c in criteria), usage=usage)
-        await self._reply(event, command, usage)
+        await self._reply(reviewed(opinions, usage), command, usage)
 
     async def _opinion(self, criterion: Criterion, outcome: Json) -> tuple[bool | None, tuple[Usage, ...]]:
         """Whether a model holds that the criterion is met, None where it could not say; and what it used."""
@@ -345,8 +332,7 @@ class Engine:
             hold.begin()
             is_met = None
             try:
-                model = await self._outside.model("validator")
-                prompt = self._outside.prompt("validator")
+                model, prompt = await self._outside.model("validator"), self._outside.prompt("validator")
                 is_met, completions = await agents.opine(
                     self._run.started.goal, criterion.text, outcome, model, prompt
                 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from planner.core.catalog import Callee
 from planner.core.circuit import tells
@@ -13,6 +13,9 @@ from planner.core.events import (
     Event,
     Fault,
     MapResolved,
+    ReviewFailed,
+    ReviewInconclusive,
+    ReviewPassed,
     StepFailed,
     StepInDoubt,
     StepParked,
@@ -114,6 +117,19 @@ def late(command: Call, callee: Callee, limit_s: float | None) -> StepFailed | S
     held = command.held
     usage = (Usage(output_tokens=held.tokens, cost_usd=held.cost_usd),) if held.tokens else ()
     return StepFailed(path=command.path, fault=fault, attempt=command.attempt, usage=usage)
+
+
+def reviewed(
+    opinions: Mapping[str, bool | None], usage: tuple[Usage, ...]
+) -> ReviewPassed | ReviewFailed | ReviewInconclusive:
+    """What comes of what is held of each criterion: that it is met or not, or None where nobody could say."""
+    unmet = tuple(id_ for id_, is_met in opinions.items() if is_met is False)
+    unknown = tuple(id_ for id_, is_met in opinions.items() if is_met is None)
+    if unmet:
+        return ReviewFailed(criteria=unmet, usage=usage)
+    if unknown:
+        return ReviewInconclusive(criteria=unknown, usage=usage)
+    return ReviewPassed(criteria=tuple(opinions), usage=usage)
 
 
 def is_up(outcome: StepSucceeded | StepFailed | StepInDoubt | StepParked) -> bool | None:

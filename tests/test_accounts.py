@@ -6,8 +6,9 @@ import asyncio
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Coroutine
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,12 +19,14 @@ from planner import Assistant, Plan, Policy, Principal, Rule, ScriptedModel, Too
 from planner.config import Config, Limits
 from planner.core.events import PauseLifted, PauseRequested, Steered, UndoRequested
 from planner.core.ledger import PROMPT_TOKENS, Budget, Spent
+from planner.core.replay import replayed
 from planner.core.run import Run
 from planner.core.state import fold
 
 T = TypeVar("T")
 POLICY = Policy(rules=(Rule(id="all", then="allow"),))
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
+BEGAN_S = time.monotonic()
 DAY = "all/2026-11-20"
 
 
@@ -80,7 +83,7 @@ def opened(place: Path, limits: Limits, model: ScriptedModel | None = None) -> A
         workspace=place,
         state=place / "state",
         environ={},
-        clock=lambda: NOON,
+        clock=lambda: NOON + timedelta(seconds=time.monotonic() - BEGAN_S),
     )
 
 
@@ -170,10 +173,14 @@ def test_a_call_that_is_not_made_is_not_charged(tmp_path: Path) -> None:
 def test_a_call_that_an_open_circuit_refuses_is_not_charged(tmp_path: Path) -> None:
     steps = [use("down", on_error={"then": "skip"}, after=[f"s{n}"] if n else []) for n in range(9)]
     plan = plan_of(*steps, answer="over")
-    found, run, charged = after(
-        opened(tmp_path, Limits(day=Budget(cost_usd=100))), lambda a: a.run("Look", plan=plan, run_id="run")
-    )
-    assert (found.status, run.spent.calls, run.spent.cost_usd) == ("unverified", 5, 5)
+
+    async def work(assistant: Assistant) -> str:
+        found = await assistant.run("Look", plan=plan, run_id="run")
+        assert replayed(await assistant.journal.read("run")) == ()
+        return found.status
+
+    status, run, charged = after(opened(tmp_path, Limits(day=Budget(cost_usd=100))), work)
+    assert (status, run.spent.calls, run.spent.cost_usd) == ("unverified", 5, 5)
     assert (charged.calls, charged.cost_usd) == (5, 5)
 
 

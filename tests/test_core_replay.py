@@ -59,7 +59,7 @@ from planner.core.events import (
 )
 from planner.core.intrinsics import intrinsics
 from planner.core.labels import Labelled
-from planner.core.ledger import NOTHING, Amount
+from planner.core.ledger import Amount
 from planner.core.plan import Plan
 from planner.core.policy import Policy, Rule, attest
 from planner.core.replay import ANSWERS, Divergence, replayed, told
@@ -341,12 +341,6 @@ def test_a_call_is_made_as_it_was_wanted(changed: dict[str, Any], life: Lives) -
     one = life(READING)
     one.say(begun(wanted(one, Call), **changed))
     assert isinstance(found(one).recorded, StepStarted)
-
-
-def test_a_call_that_an_open_circuit_refused_held_nothing(life: Lives) -> None:
-    one = life(READING)
-    one.say(begun(wanted(one, Call), held=NOTHING))
-    assert replayed(one.history) == ()
 
 
 def test_a_call_is_made_only_while_it_is_wanted(life: Lives) -> None:
