@@ -42,7 +42,7 @@ async def hang(number: int, context: ToolContext) -> None:
     await asyncio.sleep(30)
 
 
-@tool(name="world.look", effect="fetch", resource=(), timeout_s=0.02)
+@tool(name="world.look", effect="fetch", control={}, resource=(), timeout_s=0.02)
 async def look(number: int, context: ToolContext) -> None:
     """Look where nobody answers."""
     with (context.workspace / "sent").open("a") as file:

@@ -122,7 +122,7 @@ def registered(function: Callable[..., object]) -> Tool:
     except _MisfitError as error:
         code = getattr(inspect.unwrap(function), "__code__", None)
         place = f" ({code.co_filename}:{code.co_firstlineno})" if code else ""
-        raise UserError(error.code, f"tool `{name}`{place}: {error.what}.", hint=error.hint) from error
+        raise UserError(error.code, f"tool `{name}`{place}: {error.what}", hint=error.hint) from error
 
 
 def _tool(function: Callable[..., object], name: str, options: Options) -> Tool:
