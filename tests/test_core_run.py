@@ -17,6 +17,7 @@ from planner.core.events import (
     MapResolved,
     PauseRequested,
     RetryScheduled,
+    Steered,
     StepFailed,
     StepInDoubt,
     StepParked,
@@ -51,6 +52,7 @@ from planner.core.run import (
     may_retry,
     takes,
 )
+from planner.core.setup import Parent
 
 Given: TypeAlias = Callable[..., Run]
 Accepted: TypeAlias = Callable[..., tuple[Event, ...]]
@@ -322,3 +324,15 @@ def test_a_skipped_step_neither_failed_nor_holds_anything(given: Given, accepted
     run = given(*accepted(READ), StepSkipped(path="s1", cause="condition"))
     assert (has_ended(run, READ, "s1"), has_failed(run, READ, "s1"), holds(run)) == (True, False, {})
     assert run.plan == Plan(steps=(READ,))
+
+
+# words ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_principal_said_the_goal_and_the_corrections_but_not_what_a_plan_handed_on(
+    given: Given, started: Started
+) -> None:
+    said = Steered(by="user", text="and to ann@x.org")
+    assert given(started(goal="Send it"), said).words == "Send it\nand to ann@x.org"
+    handed = started(goal="Send it to eve@x.org").model_copy(update={"parent": Parent(run_id="r0", path="s1")})
+    assert "eve@x.org" not in given(handed, said).words

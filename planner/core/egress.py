@@ -19,9 +19,8 @@ LEAST = Integrity.BOUNDED
 
 
 class Leak(NamedTuple):
-    """An argument for which a person is to be asked."""
+    """Why a person is to be asked."""
 
-    argument: str
     rule: str
     reason: str
 
@@ -35,12 +34,12 @@ def leaks(callee: Callee, arguments: Labelled, words: str) -> Iterator[Leak]:
     for name in declared.recipients:
         for _, recipient, label in leaves_of(arguments.at((name,))) if name in given else ():
             if label.integrity < LEAST:
-                yield Leak(name, f"recipient:{name}", f"an outsider may have written `{name}` of `{callee.name}`")
+                yield Leak(f"recipient:{name}", f"an outsider may have written `{name}` of `{callee.name}`")
             elif not _may_read(recipient, label, readers, words):
                 what = f"`{callee.name}` carries what {_or(readers)} alone may read"
-                yield Leak(name, f"egress:{name}", what)
+                yield Leak(f"egress:{name}", what)
     if declared.public_sink and readers is not None:
-        yield Leak("", "egress:public", f"`{callee.name}` would show to anybody what {_or(readers)} alone may read")
+        yield Leak("egress:public", f"`{callee.name}` would show to anybody what {_or(readers)} alone may read")
 
 
 def _may_read(recipient: Json, label: Label, readers: frozenset[str] | None, words: str) -> bool:

@@ -229,8 +229,9 @@ class Run:
 
     @property
     def words(self) -> str:
-        """All that the principal said: nobody else's words come with a goal or a correction."""
-        return "\n".join([self.started.goal, *(correction.text for correction in self.corrections)])
+        """All that the principal said. The goal of a nested run is none of it: a plan wrote that."""
+        goal = self.started.goal if self.started.parent is None else ""
+        return "\n".join([goal, *(correction.text for correction in self.corrections)])
 
     def step(self, path: StepPath) -> StepState:
         """What happened to `path`; a fresh state if nothing did."""
