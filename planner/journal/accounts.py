@@ -22,10 +22,10 @@ def reserve(
 ) -> str | None:
     """Holds `amount` on every account; or on none, and says which has no room for it."""
     run = runs.owned(db, lease).run
-    _settle_lost(db)
     for account, budget in limits.items():
         reason = refusal(budget, spent(db, account), _held(db, account, besides=(run, key)), amount)
         if reason is not None:
+            _settle_lost(db)
             return f"{account}: {reason}"
     _drop(db, run, key)
     held = (chain.to_us(at), amount.cost_usd, amount.tokens, amount.calls)
@@ -47,7 +47,7 @@ def settle_unknown(db: sqlite3.Connection, run_id: str) -> None:
 
 
 def _settle_lost(db: sqlite3.Connection) -> None:
-    """The same for every run whose owner is gone: else what it held would be kept from all others."""
+    """The same for every run whose owner is gone: else all others would wait for what it held."""
     holding = db.execute(
         "SELECT DISTINCT runs.run, owner, host, pid, start, expires_us FROM holds JOIN runs USING (run)"
     )
