@@ -233,7 +233,7 @@ def test_no_text_is_answered_with_anything_but_settings_or_a_user_error(text: st
     except tomllib.TOMLDecodeError:
         return
     keys = [(key,) for key in table]
-    assert all(1 <= line <= text.count("\n") + 1 for line in config._lines(text, keys))
+    assert all(1 <= line <= text.count("\n") + 1 for line in config.reading._lines(text, keys))
 
 
 # ---- the environment ---------------------------------------------------------------------------------------

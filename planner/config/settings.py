@@ -1,0 +1,180 @@
+"""What an assistant may be told: `planner.toml` and the environment as one frozen value.
+
+Rules of the file:
+- A secret is named in the file and lives in the environment; nothing here ever shows its value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic_core import PydanticCustomError
+
+from planner.core.labels import Frozen
+from planner.core.ledger import Budget
+from planner.core.policy import Policy
+from planner.core.setup import Shortage
+
+Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+def _chained(said: object) -> object:
+    """A name alone is a chain of one."""
+    if isinstance(said, str | list | tuple):
+        return (said,) if isinstance(said, str) else tuple(said)
+    raise PydanticCustomError("chain", "Input should be a name or a list of names")
+
+
+Chain = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_chained)]
+"""Names of models: the next is asked when one is unavailable."""
+
+
+class Identity(Frozen):
+    """Who answers: `[assistant]`."""
+
+    name: str = Field(default="assistant", min_length=1)
+    version: str = "0"
+
+
+class Price(Frozen):
+    """US dollars per million tokens; without `cached_usd` cached input costs as much as other input."""
+
+    input_usd: Usd
+    output_usd: Usd
+    cached_usd: Usd | None = None
+
+
+class Ability(Frozen):
+    """What the operator knows about a model; None leaves it to the runtime's own judgement."""
+
+    rendering: Literal["grammar", "strict", "plain"] | None = None
+    can_judge: bool | None = None
+    context_tokens: int | None = Field(default=None, gt=0)
+    max_output_tokens: int | None = Field(default=None, gt=0)
+
+
+class Models(Frozen):
+    """Which model does what, what it costs and what it can do: `[models]`."""
+
+    default: Chain = ()
+    roles: Mapping[str, Chain] = Field(default_factory=dict)
+    """Models per role, such as `planner` or `writer`, instead of the default."""
+    cheaper: str | None = Field(default=None, min_length=1)
+    """The model that plays agents once a run's budget is short."""
+    prices: Mapping[str, Price] = Field(default_factory=dict)
+    profiles: Mapping[str, Ability] = Field(default_factory=dict)
+
+    def of(self, role: str) -> tuple[str, ...]:
+        """The models named for the role, else the default ones; none leaves the choice to the runtime."""
+        return self.roles.get(role, self.default)
+
+
+class Tools(Frozen):
+    """Which callees there are and which a planner sees: `[tools]`."""
+
+    builtin: tuple[str, ...] = ()
+    """Shell patterns of the reference assistant's tools that this assistant takes over."""
+    always: tuple[str, ...] = ()
+    """Callees that a planner is always shown."""
+    shown: int = Field(default=15, ge=1)
+    """How many callees a planner is shown; a larger catalogue is searched for the best ones."""
+
+    def takes(self, name: str) -> bool:
+        """Whether a tool of the reference assistant is taken over."""
+        return any(fnmatchcase(name, pattern) for pattern in self.builtin)
+
+
+class Allowance(Frozen):
+    """Limits as a file may set them; None is unlimited."""
+
+    cost_usd: Usd | None = None
+    tokens: int | None = Field(default=None, gt=0)
+    calls: int | None = Field(default=None, gt=0)
+    seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+
+def _allowed(said: object) -> object:
+    """What is said, if a file may say it."""
+    return said if isinstance(said, Budget) else Budget(**Allowance.model_validate(said, strict=True).model_dump())
+
+
+Account = Annotated[Budget, BeforeValidator(_allowed)]
+
+
+class Limits(Allowance):
+    """What one run may use at most, what several may use together, and how many calls at once: `[limits]`."""
+
+    calls: int | None = Field(default=500, gt=0)
+    """By default more than plans for people make, so that only a run that goes astray meets it."""
+    replans: int = Field(default=2, ge=0)
+    same_call: int = Field(default=10, ge=1)
+    """How often a run may make one call with the same arguments in different steps."""
+    agents: Mapping[str, Account] = Field(default_factory=dict)
+    """What a run's calls of one agent, such as `agent.writer`, may use together."""
+    tenant_day: Account = Budget()
+    day: Account = Budget()
+    """What all runs, or all of one tenant, may use together in one day, by UTC."""
+    short: Shortage | None = None
+    """What a run does without when its budget is nearly used; None: it goes on and ends at the limit."""
+    concurrency: Mapping[str, Annotated[int, Field(gt=0)]] = Field(default_factory=dict)
+    """How many calls of each callee that a shell pattern names are made at once, and of all: `total`."""
+
+    @property
+    def is_priced(self) -> bool:
+        """Whether money is limited anywhere, so that prices must be known before a call."""
+        return any(b.cost_usd is not None for b in (self.budget(), self.tenant_day, self.day, *self.agents.values()))
+
+    def budget(self) -> Budget:
+        """The part that the ledger keeps for each run."""
+        return Budget.model_validate(self.model_dump(include=set(Budget.model_fields)))
+
+
+class People(Frozen):
+    """Whom a plan may ask: `[people]`."""
+
+    roles: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], ...] = ("user",)
+
+
+class Export(Frozen):
+    """Where traces and metrics go: `[telemetry]`; without an endpoint they go nowhere."""
+
+    endpoint: str | None = Field(default=None, pattern=r"^https?://[^\s/]+")
+    """The base address of an OTLP/HTTP receiver."""
+    content: bool = False
+    """Whether goals, arguments and results go along; else only names, sizes and times do."""
+
+
+class Secrets(Frozen):
+    """Names of environment variables that tools may ask for: `[secrets]`."""
+
+    names: tuple[EnvironmentName, ...] = ()
+
+    def values(self, environ: Mapping[str, str]) -> dict[str, SecretStr]:
+        """The named variables that are set. A tool that needs another one says so when it is called."""
+        return {name: SecretStr(environ[name]) for name in self.names if name in environ}
+
+
+def pinned(policy: Policy) -> Policy:
+    """The policy with a version made from its rules: equal rules have equal versions everywhere."""
+    rules = [rule.model_dump(mode="json") for rule in policy.rules]
+    text = json.dumps(rules, sort_keys=True, separators=(",", ":"))
+    return policy.model_copy(update={"version": hashlib.sha256(text.encode()).hexdigest()[:16]})
+
+
+class Config(Frozen):
+    """Everything that `planner.toml` and the environment say."""
+
+    assistant: Identity = Identity()
+    models: Models = Models()
+    tools: Tools = Tools()
+    policy: Annotated[Policy, AfterValidator(pinned)] = Field(default=Policy(), validate_default=True)
+    limits: Limits = Limits()
+    people: People = People()
+    telemetry: Export = Export()
+    secrets: Secrets = Secrets()
