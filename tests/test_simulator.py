@@ -42,6 +42,7 @@ from planner.core.ledger import Amount, Budget
 from planner.core.plan import OnError, Plan, Step, StepPath
 from planner.core.policy import Verdict
 from planner.core.run import Run, StepState, kept_steps
+from planner.core.state import control, planning, usage
 from planner.simulator import Outcome, journal, simulate, simulate_many
 from planner.simulator.__main__ import main
 from planner.simulator.scenarios import scenario
@@ -102,7 +103,7 @@ def test_it_is_found_that_a_finished_step_runs_again_after_a_resume(monkeypatch:
     def again(of: StepState) -> StepState:
         return replace(of, status="interrupted") if of.status == "succeeded" and of.attempt else moves.resumed(of)
 
-    monkeypatch.setattr(state, "resumed", again)
+    monkeypatch.setattr(control, "resumed", again)
     found("a finished call is not made again")
 
 
@@ -144,18 +145,19 @@ def test_it_is_found_that_what_calls_may_use_is_not_held(monkeypatch: pytest.Mon
 
 
 def test_it_is_found_that_what_a_lost_call_may_have_used_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state, "_with_lost", lambda run, _: run)
+    for module in (control, usage):
+        monkeypatch.setattr(module, "with_lost", lambda run, _: run)
     found("budgets hold")
 
 
 def test_it_is_found_that_an_event_that_came_early_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    directed = state._directed
+    directed = control.directed
 
-    def forget(run: Run, event: state.Directive) -> Run:
+    def forget(run: Run, event: control.Directive) -> Run:
         is_early = isinstance(event, EventReceived) and not any(s.status == "waiting" for s in run.steps.values())
         return run if is_early else directed(run, event)
 
-    monkeypatch.setattr(state, "_directed", forget)
+    monkeypatch.setattr(state, "directed", forget)
     found("an event that came is taken")
 
 
@@ -179,7 +181,8 @@ def test_it_is_found_that_a_correction_replaces_the_one_before(monkeypatch: pyte
     def last_alone(run: Run) -> Plan | None:
         return correction.corrected_by(run.plan, run.corrections[-1], is_given=run.started.plan is not None)
 
-    monkeypatch.setattr(state, "corrected_plan", last_alone)
+    for module in (control, planning):
+        monkeypatch.setattr(module, "corrected_plan", last_alone)
     found("a correction counts")
 
 

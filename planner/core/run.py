@@ -381,6 +381,12 @@ def callee_of(run: Run, path: StepPath) -> Callee | None:
     return run.started.setup.catalogue.get(callee_at(run, path))
 
 
+def is_effect(run: Run, path: StepPath) -> bool:
+    """Whether the call at `path` may change something, and no run of its own tells what became of it."""
+    callee = callee_of(run, path)
+    return callee is not None and not callee.is_reading and callee.kind != "plan"
+
+
 # budgets ------------------------------------------------------------------------------------------------------
 
 
