@@ -1,0 +1,94 @@
+"""Facts of a run's beginning, review and end."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias, get_args
+
+from planner.core.events.shared import Fault, Usage
+from planner.core.goal import Named
+from planner.core.labels import Frozen, Labelled
+from planner.core.plan import Plan, StepPath
+from planner.core.policy import Principal
+from planner.core.setup import Criterion, Parent, Setup
+
+SEMANTICS = 1
+"""The version of `decide`'s rules that new runs start with."""
+
+
+Final: TypeAlias = Literal["completed", "unverified", "rejected", "denied", "failed", "cancelled", "over_budget"]
+
+
+RunStatus: TypeAlias = Literal["running", "waiting", "paused", Final]
+
+
+FINAL: frozenset[str] = frozenset(get_args(Final))
+
+
+class RunStarted(Frozen):
+    """A goal was accepted."""
+
+    type: Literal["RunStarted"] = "RunStarted"
+    goal: str
+    principal: Principal
+    setup: Setup
+    named: tuple[Named, ...] = ()
+    """What the goal's words name, looked up in the workspace."""
+    criteria: tuple[Criterion, ...] = ()
+    plan: Plan | None = None
+    """A plan that came with the goal; then no planner is asked."""
+    parent: Parent | None = None
+    semantics: int = SEMANTICS
+
+
+class RunResumed(Frozen):
+    """Another process took over; whatever was under way then has no known outcome."""
+
+    type: Literal["RunResumed"] = "RunResumed"
+    owner: str
+
+
+class ReviewPassed(Frozen):
+    """Every criterion was decided and holds."""
+
+    type: Literal["ReviewPassed"] = "ReviewPassed"
+    criteria: tuple[str, ...]
+    usage: tuple[Usage, ...] = ()
+
+
+class ReviewFailed(Frozen):
+    """At least one criterion does not hold."""
+
+    type: Literal["ReviewFailed"] = "ReviewFailed"
+    criteria: tuple[str, ...]
+    usage: tuple[Usage, ...] = ()
+
+
+class ReviewInconclusive(Frozen):
+    """Nothing failed, but these criteria could not be decided, or there was none."""
+
+    type: Literal["ReviewInconclusive"] = "ReviewInconclusive"
+    criteria: tuple[str, ...] = ()
+    usage: tuple[Usage, ...] = ()
+
+
+class Remainder(Frozen):
+    """An effect that was not taken back, and why."""
+
+    path: StepPath
+    reason: str
+
+
+class RunFinished(Frozen):
+    """The run has its final status."""
+
+    type: Literal["RunFinished"] = "RunFinished"
+    status: RunStatus
+    result: Labelled = Labelled()
+    reason: str = ""
+    degraded: tuple[str, ...] = ()
+    """What is missing because a part was skipped by failure; empty when nothing is."""
+    fault: Fault | None = None
+    undone: tuple[StepPath, ...] = ()
+    """Effects that were taken back."""
+    left: tuple[Remainder, ...] = ()
+    """Effects that should have been taken back, but could not be."""
