@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from planner.assistant import Assistant, Result, run_sync
+    from planner.assistant import Assistant, run_sync
     from planner.builder import PlanBuilder
     from planner.cards import Approver, Card, Said
     from planner.core.events import Recorded
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         UserError,
     )
     from planner.llm.model import ScriptedModel
+    from planner.results import Result
     from planner.tools import Date, FilePath, FolderPath, Table, ToolContext, tool
 
 __all__ = [
@@ -63,7 +64,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "planner.assistant": ("Assistant", "Result", "run_sync"),
+    "planner.assistant": ("Assistant", "run_sync"),
     "planner.core.events": ("Recorded",),
     "planner.core.labels": ("Integrity", "Label", "Labelled"),
     "planner.core.plan": ("Plan", "Step"),
@@ -80,6 +81,7 @@ _HOMES = {
         "UserError",
     ),
     "planner.llm.model": ("ScriptedModel",),
+    "planner.results": ("Result",),
     "planner.tools": ("Date", "FilePath", "FolderPath", "Table", "ToolContext", "tool"),
 }
 

@@ -13,7 +13,6 @@ import os
 import secrets
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -25,18 +24,14 @@ from planner.cards import Approver
 from planner.core.catalog import Callee
 from planner.core.events import (
     CancelRequested,
-    Fault,
     PauseLifted,
     Recorded,
-    Remainder,
-    RunFinished,
     RunStarted,
-    RunStatus,
     Steered,
 )
-from planner.core.goal import Named, named
+from planner.core.goal import named
 from planner.core.intrinsics import intrinsics
-from planner.core.labels import Json, Label
+from planner.core.labels import Json
 from planner.core.ledger import Budget, Rate
 from planner.core.plan import MAX_STEPS, Plan
 from planner.core.policy import Policy, Principal, Rule
@@ -45,11 +40,13 @@ from planner.core.run import Run
 from planner.core.setup import Setup
 from planner.core.state import fold
 from planner.errors import UserError
+from planner.goals import goal_text, looked_up
 from planner.journal import Journal, Requestable, SqliteJournal
 from planner.llm.model import Model
 from planner.llm.pool import Consent, Pool
 from planner.outside import Outside
 from planner.prompts import Prompt
+from planner.results import Result, result_of
 from planner.runner import Runner, forked
 from planner.slots import LIMIT, Slots
 from planner.telemetry import Telemetry
@@ -57,58 +54,6 @@ from planner.tools import Toolbox
 
 T = TypeVar("T")
 OnAsk = Literal["prompt", "wait", "deny"]
-
-MAX_GOAL = 20_000
-"""Characters; a goal is a sentence or a page, and data belongs in files."""
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """How a run ended, or that it waits for a person.
-
-    `cost_usd` is None when the price of a model call is unknown.
-    """
-
-    run_id: str
-    status: RunStatus
-    value: Json
-    label: Label
-    reason: str
-    fault: Fault | None
-    degraded: tuple[str, ...]
-    undone: tuple[str, ...]
-    """The steps that were taken back."""
-    left: tuple[Remainder, ...]
-    """What should have been taken back but could not be, and why."""
-    seconds: float
-    """The time in which something was under way."""
-    tokens: int
-    cost_usd: float | None
-
-    @property
-    def is_ok(self) -> bool:
-        """Whether the goal was reached, as far as could be checked."""
-        return self.status in {"completed", "unverified"}
-
-
-def result_of(run: Run) -> Result:
-    """What there is to say of a run."""
-    finished = run.finished or RunFinished(status=run.status)
-    return Result(
-        run_id=run.id,
-        status=run.status,
-        value=finished.result.value,
-        label=finished.result.overall(),
-        reason=finished.reason,
-        fault=finished.fault,
-        degraded=finished.degraded,
-        undone=finished.undone,
-        left=finished.left,
-        seconds=run.spent.seconds,
-        tokens=run.spent.tokens,
-        cost_usd=None if run.spent.unpriced else run.spent.cost_usd,
-    )
-
 
 DEFAULT_POLICY = config.pinned(
     Policy(
@@ -381,10 +326,10 @@ class Assistant:
         self, goal: str, principal: Principal, *, success: str | None, plan: Plan | None
     ) -> RunStarted:
         """The run's first event, which pins everything the run depends on."""
-        text = _goal(goal)
+        text = goal_text(goal)
         limits = self.settings.limits
         planner = await self.pool.of("planner") if plan is None else None
-        found = tuple(_looked_up(item, self.workspace) for item in named(text))
+        found = tuple(looked_up(item, self.workspace) for item in named(text))
         wanted = criteria(text, found, success)
         is_judged = any(criterion.kind == "text" for criterion in wanted)
         setup = Setup(
@@ -439,49 +384,6 @@ def new_run_id() -> str:
 def fork_id_of(run_id: str) -> str:
     """The id of a run that begins with events of another one; that of a rehearsal is a rehearsal too."""
     return rehearsal.rehearsal_id(new_run_id()) if rehearsal.is_rehearsal(run_id) else new_run_id()
-
-
-def _goal(goal: str) -> str:
-    text = goal.strip()
-    if not text:
-        raise UserError("U-302", "the goal is empty", hint='Say what is to be done: planner "Summarise notes.txt".')
-    if len(text) > MAX_GOAL:
-        size = f"{len(text)} characters, more than {MAX_GOAL}"
-        raise UserError("U-303", f"the goal has {size}", hint="Put the data into a file of the workspace.")
-    return text
-
-
-def _looked_up(item: Named, workspace: Path) -> Named:
-    """What the goal names, as the workspace holds it: only names are looked at, never content."""
-    if item.kind not in {"path", "folder"} or item.text.startswith("/") or ".." in item.text.split("/"):
-        return item
-    place = workspace
-    spelled: list[str] = []
-    try:
-        for part in (p for p in item.text.split("/") if p not in {"", "."}):
-            name = _entry(place, part)
-            if name is None:
-                return _found(item, "absent", item.text)
-            place, spelled = place / name, [*spelled, name]
-    except OSError:  # nobody may look there, or no file can have such a name
-        return item
-    return _found(item, "folder" if place.is_dir() else "file", "/".join(spelled) or ".")
-
-
-def _found(item: Named, found: Literal["file", "folder", "absent"], text: str) -> Named:
-    """The item with what was found; a path that turns out to be a folder is one."""
-    kind = "folder" if found == "folder" else ("path" if found == "file" else item.kind)
-    return item.model_copy(update={"found": found, "text": text, "kind": kind})
-
-
-def _entry(folder: Path, name: str) -> str | None:
-    """The entry of that name, or the only one that differs in case."""
-    if not folder.is_dir():
-        return None
-    if (folder / name).exists():
-        return name
-    same = [entry.name for entry in folder.iterdir() if entry.name.casefold() == name.casefold()]
-    return same[0] if len(same) == 1 else None
 
 
 def user_name() -> str:

@@ -31,14 +31,16 @@ from planner import (
     run_sync,
     tool,
 )
-from planner.assistant import DEFAULT_POLICY, MAX_GOAL, Result
+from planner.assistant import DEFAULT_POLICY
 from planner.config import Ability, Config, Limits, Models, reference
 from planner.core.events import RunStarted
 from planner.core.state import fold
+from planner.goals import MAX_GOAL
 from planner.journal import Lease
 from planner.llm.choose import choose
 from planner.llm.model import Ask, Model, Profile
 from planner.llm.pool import Pool
+from planner.results import Result
 from planner.tools import Toolbox
 
 T = TypeVar("T")

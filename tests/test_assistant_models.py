@@ -25,11 +25,12 @@ from planner import (
     run_sync,
     tool,
 )
-from planner.assistant import DEFAULT_POLICY, Result
+from planner.assistant import DEFAULT_POLICY
 from planner.cards import Answer
 from planner.config import Config, Limits, reference
 from planner.core.events import PlanAbandoned, StepResolved, StepSucceeded, Usage
 from planner.llm.model import AnswerError, Ask, Completion, Profile
+from planner.results import Result
 from planner.tools import Toolbox
 
 T = TypeVar("T")

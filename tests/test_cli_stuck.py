@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from planner import cli, config
-from planner.assistant import Assistant, Result
+from planner.assistant import Assistant
 from planner.core.events import PauseRequested
 from planner.core.plan import Plan
 from planner.llm.model import Profile, ScriptedModel
 from planner.llm.pool import Pool
+from planner.results import Result
 from planner.tools import Toolbox
 
 FETCH = {"steps": [{"id": "s1", "use": "web.fetch", "args": {"url": "http://127.0.0.1:9/x"}}], "answer": "$s1"}

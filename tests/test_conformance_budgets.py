@@ -18,11 +18,11 @@ import pytest
 
 import planner.core.attempts
 from planner import Assistant, Plan, Policy, Recorded, Rule, ScriptedModel, ToolContext, ToolError, tool
-from planner.assistant import Result
 from planner.config import Config, Limits
 from planner.core.events import StepFailed, StepInDoubt, StepStarted, StepSucceeded
 from planner.core.ledger import Budget
 from planner.journal import SqliteJournal
+from planner.results import Result
 
 ROOT = Path(__file__).parent.parent
 POLICY = Policy(rules=(Rule(id="all", then="allow"),))

@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 import yaml
 
-from planner.assistant import Assistant, Result
+from planner.assistant import Assistant
 from planner.core.labels import Label
 from planner.llm import weights
+from planner.results import Result
 
 CASES: list[dict[str, Any]] = yaml.safe_load(
     (Path(__file__).parents[1] / "evals" / "goals" / "cases.yaml").read_text(encoding="utf-8")

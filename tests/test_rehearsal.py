@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from planner import config
-from planner.assistant import Assistant, Result
+from planner.assistant import Assistant
 from planner.core.events import Recorded
 from planner.core.plan import Plan
 from planner.core.state import fold
 from planner.rehearsal import is_rehearsal, rehearsed
+from planner.results import Result
 from planner.tools import Toolbox
 
 

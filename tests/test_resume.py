@@ -25,7 +25,6 @@ import pytest
 
 import planner.core.attempts
 from planner import Assistant, Card, Plan, Policy, Recorded, Rule, ScriptedModel, ToolContext, ToolError, tool
-from planner.assistant import Result
 from planner.config import reference
 from planner.core.events import Event, Fault, StepInDoubt, StepStarted, StepSucceeded
 from planner.core.run import Run
@@ -35,6 +34,7 @@ from planner.journal import Lease, SqliteJournal
 from planner.journal.database import Database
 from planner.journal.sqlite import MIGRATIONS
 from planner.llm.model import Ask
+from planner.results import Result
 from planner.tools import Toolbox
 
 ROOT = Path(__file__).parent.parent

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from planner.assistant import MAX_GOAL
 from planner.cli import plans, questions, terminal
 from planner.cli.conduct import Observer, display_for, follow, on_ask, opened
 from planner.cli.options import Options
 from planner.errors import UserError
+from planner.goals import MAX_GOAL
 
 
 def run(options: Options) -> int:

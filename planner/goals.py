@@ -1,0 +1,56 @@
+"""Goals as people give them: their words, and what these name in the workspace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from planner.core.goal import Named
+from planner.errors import UserError
+
+MAX_GOAL = 20_000
+"""Characters; a goal is a sentence or a page, and data belongs in files."""
+
+
+def goal_text(goal: str) -> str:
+    """The goal without blanks around it. Raises `UserError` U-302 or U-303 for one that cannot be one."""
+    text = goal.strip()
+    if not text:
+        raise UserError("U-302", "the goal is empty", hint='Say what is to be done: planner "Summarise notes.txt".')
+    if len(text) > MAX_GOAL:
+        size = f"{len(text)} characters, more than {MAX_GOAL}"
+        raise UserError("U-303", f"the goal has {size}", hint="Put the data into a file of the workspace.")
+    return text
+
+
+def looked_up(item: Named, workspace: Path) -> Named:
+    """What the goal names, as the workspace holds it: only names are looked at, never content."""
+    if item.kind not in {"path", "folder"} or item.text.startswith("/") or ".." in item.text.split("/"):
+        return item
+    place = workspace
+    spelled: list[str] = []
+    try:
+        for part in (p for p in item.text.split("/") if p not in {"", "."}):
+            name = _entry(place, part)
+            if name is None:
+                return _found(item, "absent", item.text)
+            place, spelled = place / name, [*spelled, name]
+    except OSError:  # nobody may look there, or no file can have such a name
+        return item
+    return _found(item, "folder" if place.is_dir() else "file", "/".join(spelled) or ".")
+
+
+def _found(item: Named, found: Literal["file", "folder", "absent"], text: str) -> Named:
+    """The item with what was found; a path that turns out to be a folder is one."""
+    kind = "folder" if found == "folder" else ("path" if found == "file" else item.kind)
+    return item.model_copy(update={"found": found, "text": text, "kind": kind})
+
+
+def _entry(folder: Path, name: str) -> str | None:
+    """The entry of that name, or the only one that differs in case."""
+    if not folder.is_dir():
+        return None
+    if (folder / name).exists():
+        return name
+    same = [entry.name for entry in folder.iterdir() if entry.name.casefold() == name.casefold()]
+    return same[0] if len(same) == 1 else None
