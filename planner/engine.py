@@ -22,6 +22,7 @@ from planner import agents, nesting
 from planner.accounts import Hold, held
 from planner.cards import answered, card_of, fitted
 from planner.core import order
+from planner.core.attest import attest
 from planner.core.catalog import Callee
 from planner.core.commands import (
     AskHuman,
@@ -59,7 +60,6 @@ from planner.core.events import (
 from planner.core.labels import Json, Labelled
 from planner.core.ledger import NOTHING
 from planner.core.plan import StepPath, own_path, role_of
-from planner.core.policy import attest
 from planner.core.run import Run
 from planner.core.setup import Criterion
 from planner.core.state import callee_at

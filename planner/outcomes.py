@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from planner.core.attest import attest
 from planner.core.catalog import Callee
 from planner.core.circuit import tells
 from planner.core.commands import Call
@@ -28,7 +29,6 @@ from planner.core.events import (
 from planner.core.labels import Labelled
 from planner.core.ledger import NOTHING, Amount, rest
 from planner.core.plan import role_of
-from planner.core.policy import attest
 from planner.core.run import Run
 from planner.core.state import callee_at
 from planner.errors import PlannerError

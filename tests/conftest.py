@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import pytest
 
+from planner.core.attest import attest
 from planner.core.catalog import Callee, Declaration, Parameter
 from planner.core.check import Certificate
 from planner.core.commands import AskHuman, AskPlanner, Call, Command, Probe, Record, ScheduleRetry, StartTimer
@@ -43,7 +44,7 @@ from planner.core.labels import Integrity, Json, Labelled
 from planner.core.ledger import Budget
 from planner.core.order import keys, may_conflict
 from planner.core.plan import Plan, Step, role_of
-from planner.core.policy import Policy, Principal, Rule, attest
+from planner.core.policy import Policy, Principal, Rule
 from planner.core.run import Run, StepState
 from planner.core.setup import Setup
 from planner.core.state import callee_at, evolve, fold

@@ -12,6 +12,7 @@ import pytest
 from planner import agents
 from planner.agents import AGENTS, ROLES, Answered
 from planner.config import reference
+from planner.core.attest import attest
 from planner.core.check import Problem
 from planner.core.commands import AskPlanner
 from planner.core.events import (
@@ -28,7 +29,7 @@ from planner.core.events import (
 from planner.core.goal import Named
 from planner.core.labels import UNTRUSTED, Integrity, Json, Labelled
 from planner.core.plan import Step
-from planner.core.policy import Verdict, attest
+from planner.core.policy import Verdict
 from planner.core.run import Run
 from planner.core.setup import Criterion
 from planner.errors import ModelError, PlannerError, ToolError

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from planner.core.attest import attest
 from planner.core.catalog import Callee, Declaration, Parameter
 from planner.core.certificate import Certificate, certify
 from planner.core.commands import (
@@ -48,7 +49,7 @@ from planner.core.intrinsics import intrinsics
 from planner.core.labels import Integrity, Json, Labelled, leaves_of
 from planner.core.ledger import Budget
 from planner.core.plan import Plan, Role, Step, StepPath, role_of, split_path, stand_in
-from planner.core.policy import Policy, Principal, Rule, attest
+from planner.core.policy import Policy, Principal, Rule
 from planner.core.run import Run
 from planner.core.setup import Setup
 from planner.core.state import evolve

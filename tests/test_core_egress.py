@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from planner.core.catalog import Callee, Declaration
 from planner.core.egress import leaks
 from planner.core.labels import BOUNDED, TRUSTED, UNTRUSTED, Json, Label, Labelled, gather
-from planner.core.policy import Policy, Principal, Rule, judge
+from planner.core.policy import Policy, Principal, Request, Rule, judge
 
 ANN = Principal(name="ann")
 OPEN = Policy(rules=(Rule(id="all", then="allow"),))
@@ -82,17 +82,17 @@ def test_without_a_recipient_there_is_nothing_to_ask(arguments: Labelled) -> Non
 
 def test_the_gate_asks_for_each_leak_and_names_its_rules() -> None:
     arguments = gather({"to": said("eve@x.org", UNTRUSTED), "text": said("the salary", PRIVATE)})
-    verdict = judge(OPEN, ANN, SEND, arguments)
+    verdict = judge(OPEN, Request(ANN, SEND, arguments))
     assert (verdict.then, verdict.rules) == ("ask", ("all", "recipient:to"))
     named = gather({"to": said("eve@x.org"), "text": said("the salary", PRIVATE)})
-    assert judge(OPEN, ANN, SEND, named).rules == ("all", "egress:to")
-    assert judge(OPEN, ANN, SEND, named, words="Tell eve@x.org the salary").then == "allow"
+    assert judge(OPEN, Request(ANN, SEND, named)).rules == ("all", "egress:to")
+    assert judge(OPEN, Request(ANN, SEND, named, words="Tell eve@x.org the salary")).then == "allow"
 
 
 def test_an_argument_that_is_too_low_and_one_that_leaks_are_told_together() -> None:
     declared: dict[str, Any] = {"effect": "send", "recipients": ("to",), "control": {"account": 2}}
     callee = SEND.model_copy(update={"declaration": Declaration.model_validate(declared)})
-    verdict = judge(OPEN, ANN, callee, gather({"to": said("eve", UNTRUSTED), "account": said("7", BOUNDED)}))
+    verdict = judge(OPEN, Request(ANN, callee, gather({"to": said("eve", UNTRUSTED), "account": said("7", BOUNDED)})))
     assert verdict.rules == ("all", "control:account", "recipient:to")
     assert verdict.reason.count("; ") == 1
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from planner.core.attest import attest
 from planner.core.catalog import Callee
 from planner.core.commands import (
     AskHuman,
@@ -61,7 +62,7 @@ from planner.core.intrinsics import intrinsics
 from planner.core.labels import Labelled
 from planner.core.ledger import Amount
 from planner.core.plan import Plan
-from planner.core.policy import Policy, Rule, attest
+from planner.core.policy import Policy, Rule
 from planner.core.replay import ANSWERS, Divergence, replayed, told
 from planner.core.run import Run
 from planner.core.setup import Criterion

@@ -12,7 +12,7 @@ from planner.cli.options import Options
 from planner.cli.terminal import excerpt, line
 from planner.core.catalog import READING, Callee, Declaration, Parameter, retrieve
 from planner.core.labels import Json
-from planner.core.policy import Principal, Verdict, judge
+from planner.core.policy import Principal, Request, Verdict, judge
 from planner.errors import UserError
 
 FOUND = 8
@@ -53,7 +53,7 @@ def show(options: Options) -> int:
 
 def _verdict(assistant: Assistant, callee: Callee) -> Verdict:
     """What the policy says of a call by whoever uses the command line, before its arguments are known."""
-    return judge(assistant.policy, Principal(), callee, None)
+    return judge(assistant.policy, Request(Principal(), callee))
 
 
 def _listed(options: Options, assistant: Assistant, callees: Iterable[Callee]) -> int:

@@ -21,7 +21,7 @@ from planner.core.expr import Missing, Scope, expression_names, may_miss, names
 from planner.core.forecast import ACTIVE_ITEMS
 from planner.core.labels import Json, Label, Labelled, join
 from planner.core.plan import Step, StepPath, beside, inner_path, map_path, opening, own_names, stand_in
-from planner.core.policy import judge
+from planner.core.policy import Request, judge
 from planner.core.run import StepState, failures_in, falls_back, has_ended, has_failed, item_paths, last_path
 from planner.core.values import Frame, View
 from planner.errors import PlanError
@@ -127,7 +127,7 @@ def _called(view: View, callee: str, path: StepPath, arguments: Labelled) -> Ste
     """The call, with what the gate says to it."""
     setup = view.run.started.setup
     principal, words = view.run.started.principal, view.run.words
-    verdict = judge(setup.policy, principal, setup.catalogue[callee], arguments, words=words)
+    verdict = judge(setup.policy, Request(principal, setup.catalogue[callee], arguments, words=words))
     return StepResolved(path=path, arguments=arguments, verdict=verdict)
 
 

@@ -14,6 +14,7 @@ from itertools import takewhile
 from math import isfinite
 
 from planner.core import order
+from planner.core.attest import attest
 from planner.core.catalog import Callee
 from planner.core.commands import AskHuman, Call, Command, Probe, Record, ScheduleRetry, StartTimer
 from planner.core.events import (
@@ -42,7 +43,6 @@ from planner.core.plan import (
     split_path,
     stand_in,
 )
-from planner.core.policy import attest
 from planner.core.run import (
     Run,
     StepState,

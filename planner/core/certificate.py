@@ -21,7 +21,7 @@ from planner.core.forecast import SAID, Asked, forecast
 from planner.core.labels import Frozen, Integrity, Json
 from planner.core.ledger import Rate
 from planner.core.plan import Plan, Role, Step, StepId, every_step
-from planner.core.policy import Policy, Principal, judge
+from planner.core.policy import Policy, Principal, Request, judge
 from planner.core.reach import Planned, known, planned
 from planner.core.repair import Repair
 from planner.core.worth import Appraisal, Appraised, Worth, appraise
@@ -205,7 +205,7 @@ def _excerpt(value: Json) -> Json:
 def _approvals(appraisal: Appraisal, policy: Policy, principal: Principal) -> Iterator[Gate]:
     """The questions before a call: by a rule, for what steers it, or because the plan asks."""
     for call in appraisal.calls:
-        verdict = judge(policy, principal, call.callee, None)
+        verdict = judge(policy, Request(principal, call.callee))
         low = [name for name, worth, least in _controlled(call) if worth.integrity < least]
         if call.callee.kind in {"human", "gate"}:
             what = "the plan wants an approval" if call.callee.kind == "gate" else "the plan asks a person"

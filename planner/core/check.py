@@ -19,7 +19,7 @@ from planner.core.goal import Named
 from planner.core.labels import Json
 from planner.core.ledger import Rate
 from planner.core.plan import MAX_STEPS, Plan, Step, StepId, every_step, reads, stand_in
-from planner.core.policy import Policy, Principal, judge
+from planner.core.policy import Policy, Principal, Request, judge
 from planner.core.repair import Repair, repaired
 from planner.core.revision import in_order, is_same_form
 
@@ -105,7 +105,7 @@ def _problems(plan: Plan, terms: Terms) -> Iterator[Problem]:
 def _allowed(step: Step, terms: Terms) -> Iterator[Problem]:
     """The gate has nothing against what the step calls, or what it falls back to."""
     for called in {step.use or "", stand_in(step).use or ""} & terms.catalogue.keys():
-        verdict = judge(terms.policy, terms.principal, terms.catalogue[called], None)
+        verdict = judge(terms.policy, Request(terms.principal, terms.catalogue[called]))
         if verdict.then == "deny":
             what = f"step `{step.id}` is not allowed: {verdict.reason}"
             yield Problem(code="P-111", message=what, step=step.id)

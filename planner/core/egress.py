@@ -18,14 +18,14 @@ LEAST = Integrity.BOUNDED
 """What a recipient must be worth at least: an outsider may have picked one of ours, but not added one."""
 
 
-class Leak(NamedTuple):
+class Objection(NamedTuple):
     """Why a person is to be asked."""
 
     rule: str
     reason: str
 
 
-def leaks(callee: Callee, arguments: Labelled, words: str) -> Iterator[Leak]:
+def leaks(callee: Callee, arguments: Labelled, words: str) -> Iterator[Objection]:
     """What speaks against a call whose arguments are known; `words` are what the principal said."""
     declared = callee.declaration
     given = arguments.value if isinstance(arguments.value, dict) else {}
@@ -34,12 +34,12 @@ def leaks(callee: Callee, arguments: Labelled, words: str) -> Iterator[Leak]:
     for name in declared.recipients:
         for _, recipient, label in leaves_of(arguments.at((name,))) if name in given else ():
             if label.integrity < LEAST:
-                yield Leak(f"recipient:{name}", f"an outsider may have written `{name}` of `{callee.name}`")
+                yield Objection(f"recipient:{name}", f"an outsider may have written `{name}` of `{callee.name}`")
             elif not _may_read(recipient, label, readers, words):
                 what = f"`{callee.name}` carries what {_or(readers)} alone may read"
-                yield Leak(f"egress:{name}", what)
+                yield Objection(f"egress:{name}", what)
     if declared.public_sink and readers is not None:
-        yield Leak("egress:public", f"`{callee.name}` would show to anybody what {_or(readers)} alone may read")
+        yield Objection("egress:public", f"`{callee.name}` would show to anybody what {_or(readers)} alone may read")
 
 
 def _may_read(recipient: Json, label: Label, readers: frozenset[str] | None, words: str) -> bool:

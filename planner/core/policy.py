@@ -1,29 +1,23 @@
-"""May this principal make this call with these values, and what is its result worth?
+"""May this principal make this call with these values?
 
 Rules of the file:
 - One gate, asked before every effect. Deny wins; then the first matching rule in order; the default is deny.
-- Labels fall by joining and rise only here (`attest`) and in `expr`, where docs/architecture.md says so.
+- It only judges: what a result is worth is for `attest`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal, assert_never
+from typing import Literal
 
 from planner.core.catalog import Callee
-from planner.core.egress import leaks
+from planner.core.egress import Objection, leaks
 from planner.core.labels import (
-    BOUNDED,
-    TRUSTED,
-    UNTRUSTED,
     Frozen,
-    Integrity,
-    Json,
-    Label,
     Labelled,
     Names,
-    Path,
-    leaves_of,
 )
 
 
@@ -69,17 +63,24 @@ class Verdict(Frozen):
     policy_version: str = ""
 
 
-def judge(
-    policy: Policy, principal: Principal, callee: Callee, arguments: Labelled | None, *, words: str = ""
-) -> Verdict:
-    """The gate's verdict; without `arguments` (at plan time) only what is known of the callee is judged.
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A call that somebody wants to make. Without `arguments`, at plan time, only the callee is judged."""
 
-    `words` are the principal's own: whom they name there may get what is not for everybody.
-    """
+    principal: Principal
+    callee: Callee
+    arguments: Labelled | None = None
+    words: str = ""
+    """The principal's own: whom they name there may get what is not for everybody."""
 
-    def verdict(then: Literal["allow", "ask", "deny"], rules: tuple[str, ...], reason: str = "") -> Verdict:
-        return Verdict(then=then, rules=rules, reason=reason, policy_version=policy.version)
 
+def judge(policy: Policy, request: Request) -> Verdict:
+    """The gate's verdict."""
+
+    def verdict(then: Literal["allow", "ask", "deny"], rules: Iterable[str], reason: str = "") -> Verdict:
+        return Verdict(then=then, rules=tuple(rules), reason=reason, policy_version=policy.version)
+
+    principal, callee = request.principal, request.callee
     needed = frozenset(callee.declaration.roles)
     if needed and not needed & principal.roles:
         return verdict("deny", ("declaration:roles",), f"`{callee.name}` is for {_or(sorted(needed))} only")
@@ -92,23 +93,32 @@ def judge(
     rule = matching[0]
     if rule.then == "ask":
         return verdict("ask", (rule.id,), f"`{rule.id}` wants a person to approve `{callee.name}`")
-    low = _too_low(callee, arguments)
-    leaking = tuple(leaks(callee, arguments, words)) if arguments is not None else ()
-    if low or leaking:
-        rules = dict.fromkeys([rule.id, *(f"control:{name}" for name in low), *(leak.rule for leak in leaking)])
-        reasons = dict.fromkeys([*([_why_low(callee, low)] if low else []), *(leak.reason for leak in leaking)])
-        return verdict("ask", tuple(rules), "; ".join(reasons))
+    objections = tuple(_objections(request))
+    if objections:
+        return verdict("ask", dict.fromkeys([rule.id, *(d.rule for d in objections)]), _told(objections))
     return verdict("allow", (rule.id,))
 
 
-def _too_low(callee: Callee, arguments: Labelled | None) -> tuple[str, ...]:
+def _objections(request: Request) -> Iterator[Objection]:
+    """What about the arguments wants a person to look at them, whatever the rules allow."""
+    if request.arguments is None:
+        return
+    low = _too_low(request.callee, request.arguments)
+    yield from (Objection(f"control:{name}", _why_low(request.callee, low)) for name in low)
+    yield from leaks(request.callee, request.arguments, request.words)
+
+
+def _told(objections: Sequence[Objection]) -> str:
+    return "; ".join(dict.fromkeys(objection.reason for objection in objections))
+
+
+def _too_low(callee: Callee, arguments: Labelled) -> tuple[str, ...]:
     """The controlling arguments whose integrity is less than declared."""
-    if arguments is None or not isinstance(arguments.value, dict):
-        return ()
+    given = arguments.value if isinstance(arguments.value, dict) else {}
     return tuple(
         name
         for name, least in callee.declaration.control.items()
-        if name in arguments.value and arguments.at((name,)).overall().integrity < least
+        if name in given and arguments.at((name,)).overall().integrity < least
     )
 
 
@@ -122,56 +132,3 @@ def _or(words: tuple[str, ...] | list[str]) -> str:
 
 def _and(words: tuple[str, ...]) -> str:
     return " and ".join(f"`{word}`" for word in words)
-
-
-def attest(callee: Callee, arguments: Labelled, value: Json) -> Labelled:
-    """A call's result with its labels, as the callee's declaration says and its arguments allow."""
-    given = arguments.overall()
-    declaration = callee.declaration
-    if declaration.effect == "pure" and declaration.out != "typed":
-        return Labelled(value=value, label=given)
-    ceiling = Integrity.TRUSTED if given.integrity is Integrity.TRUSTED else Integrity.BOUNDED
-    source = Label(sources=given.sources | {callee.name}, readers=_readers(callee, given))
-
-    def worth(least: Label) -> Label:
-        return source.joined(least).capped(ceiling)
-
-    match declaration.out:
-        case "trusted":
-            return Labelled(value=value, label=worth(TRUSTED))
-        case "bounded":
-            return Labelled(value=value, label=worth(BOUNDED))
-        case "untrusted":
-            return Labelled(value=value, label=worth(UNTRUSTED))
-        case "fields":
-            leaves = tuple(
-                (path, worth(BOUNDED)) for field in declaration.bounded_fields for path in _places(value, field)
-            )
-            return Labelled(value=value, label=worth(UNTRUSTED), leaves=leaves)
-        case "typed":
-            return _typed(arguments, Labelled(value=value, label=worth(UNTRUSTED)), worth(BOUNDED))
-        case _:
-            assert_never(declaration.out)
-
-
-def _readers(callee: Callee, given: Label) -> frozenset[str] | None:
-    return Label(readers=callee.declaration.readers).joined(given).readers
-
-
-def _places(value: Json, field: str) -> tuple[Path, ...]:
-    return (("*", field),) if isinstance(value, list) else ((field,),)
-
-
-def _typed(arguments: Labelled, result: Labelled, raised: Label) -> Labelled:
-    """A quarantined result: of finite type, or equal to an attested leaf it was made from, it is bounded."""
-    attested = {
-        (type(leaf), leaf)
-        for path, leaf, label in leaves_of(arguments)
-        if path[:1] in {("inputs",), ("options",)} and label.integrity >= Integrity.BOUNDED and leaf is not None
-    }
-    leaves = tuple(
-        (path, raised)
-        for path, leaf, _ in leaves_of(result)
-        if isinstance(leaf, bool) or (type(leaf), leaf) in attested
-    )
-    return result.model_copy(update={"leaves": leaves})

@@ -2,7 +2,7 @@
 
 Rules of the file:
 - What is said here may be lower than what a run will find, and never higher: in doubt, the lower.
-- It follows `values`, `expr` and `policy.attest` step by step; where those raise integrity by looking at data, this
+- It follows `values`, `expr` and `attest` step by step; where those raise integrity by looking at data, this
   does so only if every datum would.
 """
 
@@ -12,11 +12,11 @@ import ast
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from planner.core.attest import attest
 from planner.core.catalog import Callee, Catalogue
 from planner.core.expr import names, reference
 from planner.core.labels import Integrity, Json, Label, Labelled, Path
 from planner.core.plan import Plan, Role, Step, StepId, reads, stand_in
-from planner.core.policy import attest
 from planner.core.reach import known
 from planner.core.syntax import Expr, field_name, parse, translated
 from planner.errors import PlanError

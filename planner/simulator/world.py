@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from planner.core.attest import attest
 from planner.core.catalog import Callee
 from planner.core.commands import Call
 from planner.core.events import Fault, StepFailed, StepParked, StepSucceeded, Usage
 from planner.core.labels import Json, Labelled
 from planner.core.ledger import NOTHING, Amount, Budget
 from planner.core.plan import StepPath, own_path, role_of
-from planner.core.policy import attest
 from planner.simulator.laws import BrokenLawError
 from planner.simulator.scenarios import PLACES, Scenario
 
