@@ -26,6 +26,7 @@ from planner.core.events import (
     CancelRequested,
     PauseLifted,
     Recorded,
+    RunResumed,
     RunStarted,
     Steered,
 )
@@ -115,6 +116,7 @@ class Assistant:
             lambda: self.journal,
             self._outside,
             started=self._nested,
+            resumed=self._resumed,
             telemetry=self._telemetry.observe if self._telemetry else None,
             clock=clock,
         )
@@ -355,6 +357,17 @@ class Assistant:
     async def _nested(self, goal: str) -> RunStarted:
         """The first event of a run that is a step of another one, as far as it is this assistant's."""
         return await self._started(goal, Principal(), success=None, plan=None)
+
+    def _resumed(self, run: Run, owner: str) -> RunResumed:
+        """What is another by now than what the run's calls were judged by."""
+        setup, now = run.started.setup, self.catalogue
+        newer = tuple(now[one.name] for one in setup.callees if one.name in now and now[one.name] != one)
+        return RunResumed(
+            owner=owner,
+            policy=self.policy if self.policy != setup.policy else None,
+            callees=newer,
+            assistant_hash=self._content if self._content != setup.assistant_hash else None,
+        )
 
     async def _rates(self) -> Mapping[str, Rate]:
         """What each role's model costs, by the name under which it is called."""

@@ -69,7 +69,17 @@ from planner.journal import Lease, Request
 from planner.llm.model import Completion
 from planner.outcomes import child_id, fault_of, is_up, late, reviewed, started, time_s, words
 from planner.outside import Outside
-from planner.recorder import NO_JSON, Recorder, always, never
+from planner.recorder import (
+    NO_JSON,
+    Recorder,
+    always,
+    has_room,
+    is_unfinished,
+    may_be_cancelled,
+    may_be_nudged,
+    may_be_paused,
+    never,
+)
 from planner.slots import CircuitOpenError
 from planner.tools import ToolContext, ToolInDoubt
 
@@ -131,12 +141,12 @@ class Engine:
 
     async def cancel(self, by: str) -> None:
         """Ask the run to stop; calls under way get some seconds, then count as in doubt."""
-        await self._append(CancelRequested(by=by), provided=_may_be_cancelled)
+        await self._append(CancelRequested(by=by), provided=may_be_cancelled)
 
     async def pause(self, by: str) -> None:
         """Begin nothing new; what is under way ends."""
         event = PauseRequested(by=by)
-        if await self._append(event, provided=_may_be_paused):
+        if await self._append(event, provided=may_be_paused):
             await self._pass_on(event)
 
     # requests of others
@@ -177,7 +187,7 @@ class Engine:
             if isinstance(event, PauseRequested):
                 await nested.pause(child, by=self._run.id)
             else:
-                await self._append(StepNudged(path=path, by=event.by), provided=partial(_may_be_nudged, path=path))
+                await self._append(StepNudged(path=path, by=event.by), provided=partial(may_be_nudged, path=path))
 
     # the loop
 
@@ -288,7 +298,7 @@ class Engine:
         key = f"planner/{command.revision}/{command.attempt}/{command.corrections}"
         async with held(self._outside, self._lease, key, planning_amount(self._run)) as hold:
             if hold.refused is not None:
-                await self._append(hold.refused, provided=_has_room)
+                await self._append(hold.refused, provided=has_room)
                 return
             hold.begin()
             try:
@@ -310,7 +320,7 @@ class Engine:
     async def _reply(self, event: Event, command: Command, used: tuple[Usage, ...]) -> None:
         """Append what models answered; where nobody waits for it any more, only what that used."""
         if not await self._append(event, provided=self._wanting(command)) and used:
-            await self._append(AnswerDropped(usage=used), provided=_is_unfinished)
+            await self._append(AnswerDropped(usage=used), provided=is_unfinished)
 
     async def _ask_validator(self, command: AskValidator) -> None:
         assert self._run.plan is not None
@@ -360,7 +370,7 @@ class Engine:
         key, is_due = f"{command.key}/{command.attempt}", role_of(command.path) == "undo"
         async with held(self._outside, self._lease, key, command.held, is_due=is_due) as hold:
             if hold.refused is not None:
-                await self._append(hold.refused, provided=_has_room)
+                await self._append(hold.refused, provided=has_room)
                 return
             try:
                 async with self._outside.slots.place(
@@ -421,6 +431,7 @@ class Engine:
 
     async def _tool(self, command: Call, callee: Callee, arguments: Mapping[str, Json]) -> Json:
         """What a tool gives; nothing if it takes back what it did. Raises `ToolError` or `ToolInDoubt`."""
+        self._outside.toolbox.check(callee)
         context = self._context(command.path, command.key)
         if role_of(command.path) == "undo":
             await self._outside.toolbox.undo(callee.name, arguments, context)
@@ -472,29 +483,15 @@ class Engine:
             self._parked.add(command)
             return
         try:
-            event = fitted(card, answered(card, decided, by=self._outside.approver_name))
+            events = answered(card, decided, by=self._outside.approver_name)
         except PlanError:  # it stays open, for whoever can answer it
             self._parked.add(command)
             return
-        is_wanted = self._wanting(command)  # and it is this question: the next plan may ask another one at that path
-        await self._append(event, provided=lambda run: run.step(card.path).asked == card.asked and is_wanted(run))
-
-
-def _may_be_cancelled(run: Run) -> bool:
-    return run.finished is None and not run.is_cancelled
-
-
-def _may_be_paused(run: Run) -> bool:
-    return run.finished is None and not run.is_paused and not run.is_cancelled
-
-
-def _may_be_nudged(run: Run, *, path: StepPath) -> bool:
-    return run.finished is None and run.step(path).status in {"started", "parked"}
-
-
-def _is_unfinished(run: Run) -> bool:
-    return run.finished is None
-
-
-def _has_room(run: Run) -> bool:
-    return run.finished is None and not run.refused
+        is_wanted = self._wanting(command)  # and they are these questions: the next plan may ask others there
+        asked = {item.path: item.asked for item in card.items}
+        if events:
+            await self._append(
+                *events, provided=lambda run: is_wanted(run) and all(run.step(p).asked == n for p, n in asked.items())
+            )
+        else:
+            self._parked.add(command)

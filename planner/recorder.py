@@ -19,6 +19,7 @@ from datetime import datetime
 from planner.core.commands import Command, Record
 from planner.core.decide import decide
 from planner.core.events import Event, Recorded
+from planner.core.plan import StepPath
 from planner.core.run import Run
 from planner.core.state import evolve
 from planner.errors import JournalError
@@ -207,3 +208,28 @@ class Recorder:
             for one in recorded:
                 self._outside.observe(one)
         self.changed.set()
+
+
+def may_be_cancelled(run: Run) -> bool:
+    """Whether the run can still be asked to stop."""
+    return run.finished is None and not run.is_cancelled
+
+
+def may_be_paused(run: Run) -> bool:
+    """Whether the run can be told to begin nothing new."""
+    return run.finished is None and not run.is_paused and not run.is_cancelled
+
+
+def may_be_nudged(run: Run, *, path: StepPath) -> bool:
+    """Whether the call at `path` waits for what it called."""
+    return run.finished is None and run.step(path).status in {"started", "parked"}
+
+
+def is_unfinished(run: Run) -> bool:
+    """Whether the run has not ended."""
+    return run.finished is None
+
+
+def has_room(run: Run) -> bool:
+    """Whether no account has refused the run before."""
+    return run.finished is None and not run.refused

@@ -51,6 +51,8 @@ POLL_S = 0.05
 Observer = Callable[[Recorded], None]
 Started = Callable[[str], Awaitable[RunStarted]]
 """The first event of a run for a goal."""
+Resumed = Callable[[Run, str], RunResumed]
+"""With what event an owner goes on with a run: it names what is another by now than when the run was judged."""
 
 
 class Runner:
@@ -62,12 +64,14 @@ class Runner:
         outside: Callable[[Run, Observer], Outside],
         *,
         started: Started,
+        resumed: Resumed = lambda _, owner: RunResumed(owner=owner),
         telemetry: Observer | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._open = journal
         self._outside = outside
         self._started = started
+        self._resumed = resumed
         self._telemetry = telemetry
         self._clock = clock
         self._running: dict[str, Engine] = {}
@@ -132,7 +136,7 @@ class Runner:
             async with self._owning(lease) as leaving:
                 history = await self.history(run_id)  # once more: it may have grown before it was ours
                 run = fold(history)
-                event = RunResumed(owner=lease.owner) if run.finished is None else None
+                event = self._resumed(run, lease.owner) if run.finished is None else None
                 run = await self._driven(lease, history, event, observe, until=_is_ending if is_alone else None)
                 leaving.append(run)
         return run

@@ -399,7 +399,8 @@ class Process:
                 self.append(TimerFired(path=path), wait=max(due - self.history[-1].at, timedelta(seconds=1)))
             case Probe(path=path):
                 self.append(StepProbed(path=path, happened=self._happened(path)))
-            case AskHuman(path=path):
+            case AskHuman():
+                path = command.places[0]
                 question = self.run.step(path).question
                 assert question is not None
                 self.append(self.world.weather.answer(path, question, happened=self._happened(path)))

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import planner
 from planner import cli
-from planner.cards import Card, Said
+from planner.cards import Card, Item, Said
 from planner.cli import terminal
 from planner.cli.exits import EXITS, exit_of
 from planner.cli.options import GROUPS, OPTIONS, VERBS, parse
@@ -24,6 +24,7 @@ from planner.cli.questions import answer, shown
 from planner.core.catalog import Callee
 from planner.core.events import RunStatus
 from planner.core.labels import BOUNDED, UNTRUSTED, Json, Label, Labelled
+from planner.core.provenance import Origin
 from planner.errors import JournalError, ModelError, PlanError, PlannerError, PolicyError, ToolError, UserError
 
 HEAVY = {"chromadb", "instructor", "litellm", "openai", "opentelemetry", "pydantic", "rich"}
@@ -356,9 +357,11 @@ def card(**fields: Any) -> Card:
     value: Json = {"to": "a@b.org", "text": "long \x1b[31m" * 100, "at": "noon"}
     arguments = Labelled(value=value, leaves=tuple(((name,), label) for name, label in labels.items()))
     callee = Callee(name="mail.send", summary="Send a mail")
-    given: dict[str, Any] = {"question": "approve", "reason": "`mail` wants a person"}
-    given |= {"run_id": "r", "path": "s3", "callee": callee, "arguments": arguments, "asked": 1}
-    return Card(**(given | fields))
+    item: dict[str, Any] = {"path": "s3", "arguments": arguments, "reason": "`mail` wants a person", "asked": 1}
+    item |= {name: fields.pop(name) for name in fields.keys() & item.keys()}
+    origins = {name: Origin(label=item["arguments"].at((name,)).overall()) for name in item["arguments"].value}
+    given: dict[str, Any] = {"question": "approve", "run_id": "r", "path": "s3", "callee": callee}
+    return Card(**(given | {"items": (Item(**item, origins=origins),)} | fields))
 
 
 def test_a_card_shows_what_would_be_done_with_what_and_where_each_argument_is_from() -> None:

@@ -38,6 +38,7 @@ from planner.core.events import (
     WaitStarted,
 )
 from planner.core.forecast import TRIES
+from planner.core.gate import binding
 from planner.core.labels import TRUSTED, UNTRUSTED, Json, Labelled
 from planner.core.ledger import ONE_CALL, UNLIMITED, Amount, Budget, Rate
 from planner.core.plan import Step
@@ -162,7 +163,9 @@ def test_a_question_that_has_time_is_asked_anew_when_the_call_is_tried_again(
     once = (HumanAsked(path="s1", question="approve", reason="why"), HumanAnswered(path="s1", answer="yes", by="ann"))
     again = (RetryScheduled(path="s1", attempt=1, due=BEGAN), TimerFired(path="s1"))
     begun = (*accepted(step("mail.send", timeout_s=9, on_error={"retry": 1}), callees=every), resolved("s1", ask))
-    assert the_event(given(*begun)) == HumanAsked(path="s1", question="approve", reason="why", timeout_s=9)
+    asking = given(*begun)
+    bound = binding(asking, "s1")
+    assert the_event(asking) == HumanAsked(path="s1", question="approve", reason="why", timeout_s=9, binding=bound)
     assert isinstance(the_event(given(*begun, *once, made(), failed(), *again)), HumanAsked)
 
 

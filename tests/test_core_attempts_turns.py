@@ -19,6 +19,7 @@ from planner.core.events import (
     StepStarted,
     StepSucceeded,
 )
+from planner.core.gate import binding
 from planner.core.labels import Json, Labelled
 from planner.core.plan import Step
 from planner.core.policy import Policy, Rule, Verdict
@@ -141,7 +142,9 @@ def test_an_allowed_call_that_a_rule_wants_approved_waits_for_its_turn_after_tha
     steps = [step("files.append", f"s{n}", args={"path": "a", "text": "x"}) for n in (1, 2)]
     ask = Verdict(then="ask", rules=("ask",), reason="why")
     begun = (*accepted(*steps, policy=policy), *(resolved(s.id, ask, path="a", text="x") for s in steps))
-    asked = [HumanAsked(path=s.id, question="approve", reason="why") for s in steps]
+    asked = [
+        HumanAsked(path=s.id, question="approve", reason="why", binding=binding(given(*begun), s.id)) for s in steps
+    ]
     yes = [HumanAnswered(path=s.id, answer="yes", by="ann") for s in steps]
     assert decide(given(*begun)) == tuple(Record(event) for event in asked)
     assert calls(decide(given(*begun, *asked, *yes))) == ["s1"]

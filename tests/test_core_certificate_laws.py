@@ -250,8 +250,8 @@ class Process:
             case Probe(path=path):
                 happened = not self.is_worst and self.draw.draw(st.booleans())
                 self.record(StepProbed(path=path, happened=happened))
-            case AskHuman(path=path):
-                self.record(self.answer(path))
+            case AskHuman():
+                self.record(self.answer(command.places[0]))
             case AskValidator():
                 self.record(ReviewInconclusive())
             case _:

@@ -29,6 +29,7 @@ from planner.core.events import (
     TimerFired,
 )
 from planner.core.forecast import TRIES
+from planner.core.gate import binding
 from planner.core.labels import UNTRUSTED, Json, Label, Labelled
 from planner.core.ledger import Budget
 from planner.core.plan import Step
@@ -134,7 +135,8 @@ def test_what_is_denied_is_never_called_and_ends_the_run_as_denied(given: Given,
 
 def test_what_must_be_asked_is_asked_and_called_once_approved(given: Given, accepted: Accepted) -> None:
     begun = (*accepted(SEND), resolved(verdict=ASK))
-    asked = HumanAsked(path="s1", question="approve", reason="`ask` wants a person")
+    bound = binding(given(*begun), "s1")
+    asked = HumanAsked(path="s1", question="approve", reason="`ask` wants a person", binding=bound)
     assert decide(given(*begun)) == (Record(asked),)
     assert decide(given(*begun, asked)) == (AskHuman("s1"),)
     (command,) = decide(given(*begun, asked, answered("yes")))

@@ -20,6 +20,7 @@ from planner.core.events import (
     RetryScheduled,
     StepFailed,
     StepInDoubt,
+    StepJudged,
     StepNudged,
     StepParked,
     StepProbed,
@@ -43,6 +44,7 @@ DOWN = Fault(code="T-2", error_class="unavailable")
 GIVEN = Labelled(value={"path": "a"})
 EVENTS: tuple[StepEvent, ...] = (
     StepResolved(path="s1", arguments=GIVEN),
+    StepJudged(path="s1", verdict=Verdict(then="allow", rules=("r",))),
     MapResolved(path="s1", items=Labelled(value=[1])),
     StepStarted(path="s1", attempt=1, key="k"),
     ContentKept(path="s1", name="a", blob="b"),

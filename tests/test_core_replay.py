@@ -58,12 +58,14 @@ from planner.core.events import (
     TimerFired,
     UndoRequested,
 )
+from planner.core.gate import CHANGING
 from planner.core.intrinsics import intrinsics
 from planner.core.labels import Labelled
 from planner.core.ledger import Amount
+from planner.core.moves import ANSWERS
 from planner.core.plan import Plan
 from planner.core.policy import Policy, Rule
-from planner.core.replay import ANSWERS, Divergence, replayed, told
+from planner.core.replay import Divergence, replayed, told
 from planner.core.run import Run
 from planner.core.setup import Criterion
 from planner.core.state import callee_at, evolve, fold
@@ -175,10 +177,10 @@ def reply(life: Life, command: Command, pick: Pick) -> Iterator[tuple[Event, flo
             yield RetryScheduled(path=path, attempt=attempt, due=due), 0
         case StartTimer(path=path, due=due):
             yield TimerFired(path=path), max(0.0, (due - life.history[-1].at).total_seconds())
-        case AskHuman(path=path):
-            question = life.run.step(path).question
-            assert question is not None
-            answer = sorted(ANSWERS[question], reverse=True)[pick(len(ANSWERS[question]))]
+        case AskHuman():
+            path = command.places[0]
+            able = sorted(ANSWERS[life.run.step(path).question or "approve"] - CHANGING, reverse=True)
+            answer = able[pick(len(able))]
             yield HumanAnswered.model_validate({"path": path, "answer": answer, "by": "user", "value": "tea"}), 1
         case AskValidator(criteria=criteria):
             yield (ReviewFailed(criteria=criteria) if pick(2) else ReviewPassed(criteria=criteria)), 1
@@ -472,7 +474,6 @@ def test_events_that_are_no_history_are_refused(life: Lives) -> None:
 
 def test_the_version_of_a_run_says_which_rules_hold(life: Lives, journal: Journal, started: Started) -> None:
     def hasty(run: Run) -> tuple[Command, ...]:
-        """Other rules: nothing is planned."""
         return (Record(RunFinished(status="failed", reason="in haste")),) if run.phase == "planning" else ()
 
     first = started(plan=READING).model_copy(update={"semantics": 2})
@@ -484,8 +485,7 @@ def test_the_version_of_a_run_says_which_rules_hold(life: Lives, journal: Journa
 
 
 def test_a_fork_of_a_fork_replays_each_part_under_the_run_that_decided_it(life: Lives) -> None:
-    reads = [{"id": f"s{n}", "use": "files.read", "args": {"path": f"{n}"}} for n in (1, 2, 3)]
-    one = life(a_plan(*reads, answer=["$s1", "$s2", "$s3"]))
+    one = life(a_plan(*({"id": f"s{n}", "use": "files.read", "args": {"path": f"{n}"}} for n in (1, 2, 3))))
     one.answer(wanted(one, Call))
     for origin, id_ in (("r1", "r2"), ("r2", "r3")):
         copies = [recorded.model_copy(update={"run_id": id_}) for recorded in one.history]

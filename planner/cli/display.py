@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC
 from typing import Literal, Protocol, TypeAlias
 
+from planner.cards import Item, asked, card_of
 from planner.cli import terminal
 from planner.cli.ending import answers, ending, part_of
 from planner.cli.progress import Watch, certificate, told, use
@@ -351,21 +352,33 @@ def _given(run: Run, path: StepPath) -> Json:
     return None if arguments is None else arguments.value
 
 
+def _item(item: Item) -> dict[str, Json]:
+    """What a card asks about, with where each argument came from."""
+    return {
+        "path": item.path,
+        "arguments": item.arguments.value,
+        "origins": {name: origin.model_dump(mode="json") for name, origin in item.origins.items()},
+        "binding": item.binding,
+        "until": item.due_at.isoformat() if item.due_at else None,
+    }
+
+
 def waits(run: Run) -> dict[str, Json]:
     """What an unfinished run waits for: questions with the commands that answer them, times and events, its parts."""
     steps = run.steps if run.finished is None else {}
-    asked = {path: state for path, state in steps.items() if state.status == "asked"}
+    cards = [card_of(run, path) for path in asked(run)] if steps else []
     waiting = {path: state for path, state in steps.items() if state.status == "waiting"}
     return {
         "questions": [
             {
-                "path": path,
-                "use": use(run, path),
-                "question": state.question,
-                "reason": state.reason,
-                "commands": list(answers(run, path)),
+                "path": card.path,
+                "use": use(run, card.path),
+                "question": card.question,
+                "reason": card.reason,
+                "items": [_item(item) for item in card.items],
+                "commands": list(answers(run, card.path)),
             }
-            for path, state in asked.items()
+            for card in cards
         ],
         "waits": [
             {

@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Iterator
 
+from planner.cards import asked, card_of
 from planner.cli.progress import NOTE_CHARACTERS, Watch, called, costs, criteria, status, told, use
 from planner.cli.rows import call_at, question, waiting
 from planner.cli.terminal import duration, line
@@ -50,12 +51,14 @@ def _rehearsed(run: Run) -> Iterator[str]:
 
 def openings(run: Run) -> Iterator[str]:
     """What an unfinished run waits for, each with a command to paste."""
-    found = False
+    cards = [card_of(run, path) for path in asked(run)]
+    for card in cards:
+        count = f" ({len(card.items)} items)" if len(card.items) > 1 else ""
+        yield f"  {card.path} {use(run, card.path)}{count} {question(run, card.item.path, run.at)}"
+        yield from (f"    {command}" for command in answers(run, card.path))
+    found = bool(cards)
     for path, state in run.steps.items():
         match state.status:
-            case "asked":
-                yield f"  {path} {use(run, path)} {question(run, path, run.at)}"
-                yield from (f"    {command}" for command in answers(run, path))
             case "waiting":
                 yield f"  {path} {use(run, path)} {waiting(state, run.at)}"
                 yield f"    {go_on(run, path)}"
@@ -66,7 +69,7 @@ def openings(run: Run) -> Iterator[str]:
             case _:
                 continue
         found = True
-    if any(state.status == "asked" for state in run.steps.values()) and not run.is_paused:
+    if cards and not run.is_paused:
         yield f"  to be asked at a terminal: planner runs resume {run.id}"
     elif run.is_paused or not found or run.status == "running":
         yield f"  to go on: planner runs resume {run.id}"
@@ -99,8 +102,8 @@ def _json(value: Json) -> str:
 
 def answers(run: Run, path: StepPath) -> tuple[str, ...]:
     """The commands that answer the question at `path`."""
-    state, at = run.step(path), f"{run.id} {shlex.quote(path)}"
-    match state.question:
+    at = f"{run.id} {shlex.quote(path)}"
+    match card_of(run, path).question:
         case "approve":
             return (f"planner runs approve {at}", f"planner runs deny {at}")
         case "happened":

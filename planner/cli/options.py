@@ -38,7 +38,8 @@ class Options(argparse.Namespace):
     plan: Path | None = None
     format: Literal["text", "mermaid"] = "text"
     changes: list[str] | None = None
-    """Inputs to change, as `name=value`."""
+    """Inputs or arguments to change, as `name=value`."""
+    vouched: list[str] | None = None
     is_later: bool = False
     is_stuck: bool = False
     is_following: bool = False
@@ -115,7 +116,13 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "metavar": "NAME=VALUE",
         "action": "append",
         "dest": "changes",
-        "help": "another value for an input of the plan; may be repeated",
+        "help": "another value for an input of the plan, or an argument of the call; may be repeated",
+    },
+    "--vouch": {
+        "metavar": "NAME",
+        "action": "append",
+        "dest": "vouched",
+        "help": "do not ask again in this run because of the value of this argument; may be repeated",
     },
     "--at": {"metavar": "EVENT", "type": int, "dest": "at_event", "help": "the number of the last event to keep"},
     "--run": {"metavar": "ID", "help": "the run that is told; else every run that waits for the event"},
@@ -162,7 +169,9 @@ VERBS: Mapping[str, Verb] = {
         ("--with", "--plan", *_ASKING),
         "requests",
     ),
-    "runs approve": Verb("ID [STEP]", "allow a call that a run asks for", _ASKING, "requests"),
+    "runs approve": Verb(
+        "ID [STEP]", "allow a call that a run asks for", ("--with", "--vouch", *_ASKING), "requests"
+    ),
     "runs deny": Verb("ID [STEP]", "refuse a call that a run asks for", _ASKING, "requests"),
     "runs answer": Verb("ID [STEP] VALUE", "answer any other question of a run", _ASKING, "requests"),
     "runs fork": Verb(

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from planner.cards import Answer, Approver, Card, Said
-from planner.cli import terminal
+from planner.cards import Answer, Approver, Card, Each, Edited, Endorsed, Item, Said
+from planner.cli import plans, terminal
 from planner.cli.display import Display
 from planner.cli.terminal import excerpt, line
 from planner.core import picture
@@ -39,7 +40,7 @@ EFFECTS: Mapping[Effect, str] = {
     "execute": "may do anything this process may",
 }
 ASKED_AS: Mapping[str, str] = {
-    "approve": "Allow it? [y/N] ",
+    "approve": "Allow it? [y/N, ? for more] ",
     "happened": "Did it happen? [y/n] ",
     "failed": "What now? [retry/skip/fail] ",
 }
@@ -56,14 +57,31 @@ def shown(card: Card) -> Iterator[str]:
         return
     declared = card.callee.declaration
     undo = "" if card.callee.is_reading else "; can be put back" if _is_reversible(card) else "; cannot be put back"
-    yield f"{card.path}  {line(card.callee.name)}: {line(card.callee.summary)}"
-    given = card.arguments.value if isinstance(card.arguments.value, dict) else {}
-    width = max([len("effect"), *map(len, given)])
+    count = f", {len(card.items)} times" if len(card.items) > 1 else ""
+    yield f"{card.path}  {line(card.callee.name)}{count}: {line(card.callee.summary)}"
+    names = [name for item in card.items for name in _given(item)]
+    width = max([len("effect"), *map(len, names)])
     yield f"  {'effect':{width}}  {declared.effect}: {EFFECTS[declared.effect]}{undo}"
-    for name, value in given.items():
-        yield f"  {line(name):{width}}  {_value(value)}"
-        yield f"  {'':{width}}  ({origin(card.arguments.at((name,)).overall())})"
+    for item in card.items:
+        if count:
+            yield f"  {item.path}"
+        for name, value in _given(item).items():
+            yield f"  {line(name):{width}}  {_value(value)}"
+            yield from (f"  {'':{width}}  ({text})" for text in _told(item, name))
     yield f"  {'why':{width}}  {line(card.reason)}"
+
+
+def _given(item: Item) -> Mapping[str, Json]:
+    return item.arguments.value if isinstance(item.arguments.value, dict) else {}
+
+
+def _told(item: Item, name: str) -> Iterator[str]:
+    """Who may have chosen an argument, and where it stands in what earlier steps gave."""
+    yield origin(item.arguments.at((name,)).overall())
+    if item.arguments.at((name,)).overall().integrity < Integrity.TRUSTED:
+        for excerpt_ in item.origins[name].excerpts:
+            around = f"{excerpt_.before}[{excerpt_.value}]{excerpt_.after}"
+            yield f"{excerpt_.step}, {line(excerpt_.callee)} gave: {line(around, SHOWN_CHARACTERS)}"
 
 
 def _is_reversible(card: Card) -> bool:
@@ -195,9 +213,40 @@ def answer(card: Card, typed: str | None) -> Answer:
                 "P-306", f"`{word}` is none of {', '.join(card.answers)}. Ctrl-D leaves the question open."
             )
         return found[0]
+    if card.question == "approve" and card.callee.kind != "gate":
+        return _approval(card, word)
     if terminal.is_yes(word):
         return "yes"
     return "no" if card.question == "approve" or word.lower() in {"n", "no"} else None
+
+
+def _approval(card: Card, word: str) -> Answer:
+    """Yes or no to a call, to some of several, or to another one than was shown."""
+    first, _, rest = word.partition(" ")
+    if terminal.is_yes(word):
+        return "yes"
+    if "=" in first:
+        return Edited(edited(card, [word]))
+    if first.lower() in {"v", "vouch"} and rest:
+        return Endorsed(tuple(rest.replace(",", " ").split()))
+    if word == "?":
+        raise PlanError("P-306", HELP if len(card.items) == 1 else f"{HELP} `0 2` allows these items alone.")
+    if len(card.items) > 1 and re.fullmatch(r"[0-9]+([ ,]+[0-9]+)*", word):
+        chosen = {int(number) for number in re.findall(r"[0-9]+", word)}
+        return Each({item.path: "yes" if split_path(item.path)[1] in chosen else "no" for item in card.items})
+    return "no"
+
+
+HELP = (
+    "`y` allows it, and anything else denies it; `v NAME` allows it and asks no more because of that value in this "
+    "run; `NAME=VALUE` allows it with another value."
+)
+
+
+def edited(card: Card, changes: Iterable[str]) -> dict[str, Json]:
+    """The arguments that a person gives in the place of those that are asked about."""
+    given = card.arguments.value if isinstance(card.arguments.value, dict) else {}
+    return plans.changed(changes, given)
 
 
 async def _typed() -> str | None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from planner.assistant import user_name
-from planner.cards import Card, Said, answered, asked, card_of, fitted
+from planner.cards import Answer, Card, Edited, Endorsed, Said, answered, asked, card_of
 from planner.cli import plans, terminal
 from planner.cli.carrying import carry_on, check_assistant
 from planner.cli.display import waits
@@ -23,7 +23,7 @@ from planner.cli.ending import answers, reversals
 from planner.cli.exits import EXITS
 from planner.cli.options import Options
 from planner.cli.progress import use
-from planner.cli.questions import certified, shown
+from planner.cli.questions import certified, edited, shown
 from planner.cli.records import Record, journal_of, record, summaries
 from planner.cli.rows import question
 from planner.cli.terminal import line
@@ -37,7 +37,7 @@ from planner.core.events import (
     UndoRequested,
 )
 from planner.core.labels import Json
-from planner.core.plan import StepPath
+from planner.core.plan import StepPath, map_path
 from planner.core.run import Run
 from planner.errors import JournalError, PlanError, UserError
 from planner.journal import Request, Requestable
@@ -56,7 +56,7 @@ def resume(options: Options) -> int:
     found = _record(options, options.words[0])
     if found.run.is_paused and found.run.finished is None:
         said = f"lifted the pause of {found.run.id}; the run goes on"
-        return _ask(options, found, PauseLifted(by=user_name()), said)
+        return _ask(options, found, PauseLifted(by=user_name()), said=said)
     if options.is_later:
         raise _out_of_place(f"run {found.run.id} is not paused, so nothing is left for later", "Leave out `--later`.")
     if found.summary.is_live:
@@ -72,7 +72,7 @@ def pause(options: Options) -> int:
     if run.is_paused:
         raise _out_of_place(f"run {run.id} is paused already", f"It goes on with `planner runs resume {run.id}`.")
     said = f"paused {run.id}: what is under way ends first\n  to go on: planner runs resume {run.id}"
-    code = _ask(options, found, PauseRequested(by=user_name()), said)
+    code = _ask(options, found, PauseRequested(by=user_name()), said=said)
     return 0 if code == EXITS["paused"] else code
 
 
@@ -115,7 +115,7 @@ def steer(options: Options) -> int:
     if run.started.plan is not None and plan is None:
         _check_given(run, changes, inputs)
     event = Steered(by=user_name(), text=text, inputs=changes, plan=plan)
-    return _ask(options, found, event, f"corrected {run.id}; the run goes on with it")
+    return _ask(options, found, event, said=f"corrected {run.id}; the run goes on with it")
 
 
 def _check_given(run: Run, changes: dict[str, Json], inputs: dict[str, Json]) -> None:
@@ -132,12 +132,20 @@ def _check_given(run: Run, changes: dict[str, Json], inputs: dict[str, Json]) ->
 
 def approve(options: Options) -> int:
     """Allows a call that the run asks for."""
-    return _decide(options, "yes", "approved")
+    if options.changes and options.vouched:
+        raise UserError(
+            "U-403", "`--with` and `--vouch` do not go together", hint="A value you give is yours anyway."
+        )
+    if options.changes:
+        return _decide(options, lambda card: Edited(edited(card, options.changes or ())), "approved with changes")
+    if options.vouched:
+        return _decide(options, lambda _: Endorsed(tuple(options.vouched or ())), "approved and vouched for")
+    return _decide(options, lambda _: "yes", "approved")
 
 
 def deny(options: Options) -> int:
     """Refuses a call that the run asks for."""
-    return _decide(options, "no", "denied")
+    return _decide(options, lambda _: "no", "denied")
 
 
 def answer(options: Options) -> int:
@@ -149,9 +157,9 @@ def answer(options: Options) -> int:
         words = " or ".join(f"`{word}`" for word in card.answers)
         what = f"the question at `{card.path}` of run {card.run_id} is answered by {words}, not `{value}`"
         raise PlanError("P-306", what, choices=card.answers)
-    event = fitted(card, answered(card, said, by=user_name()))
-    shown_as = terminal.excerpt(event.value if event.answer == "value" else event.answer, 60)
-    return _ask(options, found, event, f"answered {_at(found.run, card)} with {shown_as}; the run goes on")
+    events = answered(card, said, by=user_name())
+    shown_as = terminal.excerpt(events[0].value if events[0].answer == "value" else events[0].answer, 60)
+    return _ask(options, found, *events, said=f"answered {_at(found.run, card)} with {shown_as}; the run goes on")
 
 
 def send(options: Options) -> int:
@@ -163,7 +171,7 @@ def send(options: Options) -> int:
         _unfinished(targets[0], "it waits for nothing any more")
     else:
         targets = _waiting_for(options, event)
-    codes = [_ask(options, one, event, f"told {one.run.id} of {line(name)}; the run goes on") for one in targets]
+    codes = [_ask(options, one, event, said=f"told {one.run.id} of {line(name)}; the run goes on") for one in targets]
     return max(codes)
 
 
@@ -199,14 +207,14 @@ async def _due(options: Options) -> list[Record]:
 # ---- questions ---------------------------------------------------------------------------------------------
 
 
-def _decide(options: Options, word: str, done: str) -> int:
+def _decide(options: Options, answer_of: Callable[[Card], Answer], done: str) -> int:
     found, card = _asking(options, options.words[0], *options.words[1:], only="approve")
     if not options.is_json:
         for text in (*shown(card), *certified(found.run, card)):
             terminal.say(text)
         terminal.say("")
-    event = answered(card, word, by=user_name())
-    return _ask(options, found, event, f"{done} {_at(found.run, card)}; the run goes on")
+    events = answered(card, answer_of(card), by=user_name())
+    return _ask(options, found, *events, said=f"{done} {_at(found.run, card)}; the run goes on")
 
 
 def _at(run: Run, card: Card) -> str:
@@ -223,6 +231,7 @@ def _asking(
     found = _record(options, wanted)
     places = [(one, at) for one in _with_parts(options, found) for at in asked(one.run)]
     fitting = [(one, at) for one, at in places if path in {None, at} and _is_asked(one.run, at, only)]
+    fitting = fitting or [(one, path) for one, at in places if path is not None and map_path(path) == at]
     if len(fitting) == 1:
         ((one, at),) = fitting
         return one, card_of(one.run, at)
@@ -239,7 +248,7 @@ def _asking(
 
 
 def _is_asked(run: Run, path: StepPath, only: Question | None) -> bool:
-    return only is None or run.step(path).question == only
+    return only is None or card_of(run, path).question == only
 
 
 def _others(places: Sequence[tuple[Record, StepPath]]) -> str:
@@ -248,7 +257,8 @@ def _others(places: Sequence[tuple[Record, StepPath]]) -> str:
 
 
 def _told(run: Run, path: StepPath) -> str:
-    return f"{path} {use(run, path)} {question(run, path, run.at)}\n  {answers(run, path)[0]}"
+    first = card_of(run, path).item.path
+    return f"{path} {use(run, path)} {question(run, first, run.at)}\n  {answers(run, path)[0]}"
 
 
 def _with_parts(options: Options, found: Record) -> list[Record]:
@@ -306,12 +316,15 @@ class Taken:
     found: Record
 
 
-def _ask(options: Options, found: Record, event: Requestable, said: str) -> int:
-    """Asks it of the run, and says what became of it; the exit code is 0, or that of the run gone on with here."""
+def _ask(options: Options, found: Record, *events: Requestable, said: str) -> int:
+    """Asks it of the run, and says what became of it; the exit code is 0, or that of the run gone on with here.
+
+    Of several events the last is watched: they are taken in order.
+    """
     run = found.run
     if not found.summary.is_live and not options.is_later:
         check_assistant(options, run)
-    id_ = asyncio.run(_posted(options, run.id, event))
+    id_ = asyncio.run(_posted(options, run.id, events))
     taken = asyncio.run(_settled(options, run.id, id_))
     if taken.request.is_open and not options.is_later and not taken.found.summary.is_live:
         try:
@@ -348,10 +361,11 @@ def _say(options: Options, taken: Taken, said: str) -> int:
     return 0
 
 
-async def _posted(options: Options, run_id: str, event: Requestable) -> int:
+async def _posted(options: Options, run_id: str, events: Sequence[Requestable]) -> int:
+    """The number of the last request."""
     async with journal_of(options) as journal:
         assert journal is not None, "a run was found in it"
-        return await journal.post(run_id, event, at=datetime.now(UTC))
+        return [await journal.post(run_id, event, at=datetime.now(UTC)) for event in events][-1]
 
 
 async def _settled(options: Options, run_id: str, id_: int) -> Taken:
@@ -368,7 +382,7 @@ async def _settled(options: Options, run_id: str, id_: int) -> Taken:
 
 def _reversed(options: Options, found: Record, event: CancelRequested | UndoRequested, said: str) -> int:
     """Asks for what the run did to be taken back; 0 if nothing of it was left, else as of a failed run."""
-    code = _ask(options, found, event, said)
+    code = _ask(options, found, event, said=said)
     if options.is_later:
         return code
     last = asyncio.run(_ended(options, found.run.id))

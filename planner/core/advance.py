@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from planner.core import attempts, values
-from planner.core.commands import Command, Record
+from planner.core.commands import AskHuman, Command, Record
 from planner.core.events import (
     BlockEntered,
     Event,
@@ -19,9 +19,9 @@ from planner.core.events import (
 )
 from planner.core.expr import Missing, Scope, expression_names, may_miss, names
 from planner.core.forecast import ACTIVE_ITEMS
+from planner.core.gate import judged
 from planner.core.labels import Json, Label, Labelled, join
 from planner.core.plan import Step, StepPath, beside, inner_path, map_path, opening, own_names, stand_in
-from planner.core.policy import Request, judge
 from planner.core.run import StepState, failures_in, falls_back, has_ended, has_failed, item_paths, last_path
 from planner.core.values import Frame, View
 from planner.errors import PlanError
@@ -125,9 +125,7 @@ def _resolve(
 
 def _called(view: View, callee: str, path: StepPath, arguments: Labelled) -> StepResolved:
     """The call, with what the gate says to it."""
-    setup = view.run.started.setup
-    principal, words = view.run.started.principal, view.run.words
-    verdict = judge(setup.policy, Request(principal, setup.catalogue[callee], arguments, words=words))
+    verdict = judged(view.run, view.run.started.setup.catalogue[callee], arguments)
     return StepResolved(path=path, arguments=arguments, verdict=verdict)
 
 
@@ -203,12 +201,22 @@ def _needless(view: View, place: StepPath) -> list[StepPath]:
 
 
 def _items(view: View, frame: Frame, step: Step, path: StepPath, *, is_open: bool) -> Iterator[Command]:
+    """The commands for the items of a map; what a person is asked about them is asked at once."""
+    commands = list(_each(view, frame, step, path, is_open=is_open))
+    asked = [c for c in commands if isinstance(c, AskHuman) and view.run.step(c.path).question == "approve"]
+    if asked:
+        yield AskHuman(path, tuple(one.path for one in asked))
+    yield from (command for command in commands if command not in asked)
+
+
+def _each(view: View, frame: Frame, step: Step, path: StepPath, *, is_open: bool) -> Iterator[Command]:
     """Start items in order, a few at once; none any more where one that failed makes the whole map fail."""
     state = view.run.step(path)
     assert state.items is not None
     paths = item_paths(view.run, path)
     is_lost = step.on_item_error == "fail" and any(has_failed(view.run, step, p) for p in paths)
     most = _most(view, step, len(paths))
+    is_held = is_open and _is_weighed(view, step, paths)
     active = 0
     for index, item in enumerate(paths):
         own = view.run.step(item)
@@ -219,11 +227,12 @@ def _items(view: View, frame: Frame, step: Step, path: StepPath, *, is_open: boo
             yield Record(StepSkipped(path=item, cause="failure" if is_lost else "budget"))
             continue
         active += 1
-        if active > ACTIVE_ITEMS:
+        if active > ACTIVE_ITEMS and not is_held:
             return
         names = values.item_names(step, state.items, index)
         if own.status != "new":
             may_begin = is_open and not (is_lost and own.status in {"in_doubt", "answered", "entered"})
+            may_begin = may_begin and not (is_held and not _is_to_be_asked(own))
             commands = list(_one(view, frame, step, item, names, is_open=may_begin))
             if is_open and is_lost and own.status == "entered" and not commands and not _is_busy(view, item):
                 commands = [Record(StepSkipped(path=p, cause="failure")) for p in (*_needless(view, item), item)]
@@ -232,6 +241,21 @@ def _items(view: View, frame: Frame, step: Step, path: StepPath, *, is_open: boo
             outer = values.scope(view, frame, opening(step))
             assert outer is not None, "a map is resolved only when what it reads has ended"
             yield Record(_begun(view, frame, step, item, {**outer, **names}, items=state.items))
+
+
+def _is_weighed(view: View, step: Step, paths: list[StepPath]) -> bool:
+    """Whether a person has yet to be asked, or to answer, about an item of the map: then none begins."""
+    callee = view.run.started.setup.catalogue.get(step.use or "")
+    if callee is None or callee.kind not in {"tool", "agent", "plan"}:
+        return False
+    is_seen = callee.declaration.effect not in {"pure", "read"}
+    return any(_is_to_be_asked(state) or (state.status == "new" and is_seen) for state in map(view.run.step, paths))
+
+
+def _is_to_be_asked(state: StepState) -> bool:
+    """Whether an approval is wanted that nobody gave yet."""
+    is_wanted = state.status == "resolved" and state.verdict is not None and state.verdict.then == "ask"
+    return is_wanted or (state.status == "asked" and state.question == "approve")
 
 
 def _is_idle(state: StepState) -> bool:

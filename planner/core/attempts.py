@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from itertools import takewhile
 from math import isfinite
 
-from planner.core import order
+from planner.core import gate, order
 from planner.core.attest import attest
 from planner.core.catalog import Callee
 from planner.core.commands import AskHuman, Call, Command, Probe, Record, ScheduleRetry, StartTimer
@@ -43,6 +43,7 @@ from planner.core.plan import (
     split_path,
     stand_in,
 )
+from planner.core.policy import Verdict
 from planner.core.run import (
     Run,
     StepState,
@@ -69,6 +70,13 @@ def callee_of(run: Run, path: StepPath) -> Callee:
 
 def go_on(view: View, step: Step, path: StepPath, *, is_open: bool) -> Iterator[Command]:
     """The next command for a call whose arguments are known; no new call unless `is_open`."""
+    if is_open and gate.is_due(view.run, path):
+        yield Record(gate.rejudged(view.run, path))
+    else:
+        yield from _next(view, step, path, is_open=is_open)
+
+
+def _next(view: View, step: Step, path: StepPath, *, is_open: bool) -> Iterator[Command]:
     run, state = view.run, view.run.step(path)
     match state.status:
         case "resolved":
@@ -131,10 +139,19 @@ def _admit(view: View, step: Step, path: StepPath, *, is_open: bool) -> Iterator
         if run.started.setup.on_ask == "deny":
             yield Record(denied(path, "A-102", f"{state.verdict.reason}, and nobody is there to ask"))
         else:
-            asked = HumanAsked(path=path, question="approve", reason=state.verdict.reason, timeout_s=step.timeout_s)
-            yield Record(asked)
+            yield Record(_approval(run, step, path, state.verdict))
     elif is_turn(view, step, path):
         yield _call_or_runaway(view, step, path)
+
+
+def _approval(run: Run, step: Step, path: StepPath, verdict: Verdict) -> HumanAsked:
+    return HumanAsked(
+        path=path,
+        question="approve",
+        reason=verdict.reason,
+        timeout_s=step.timeout_s,
+        binding=gate.binding(run, path),
+    )
 
 
 def denied(path: StepPath, code: str, reason: str) -> StepFailed:
@@ -262,10 +279,11 @@ def _interrupted(run: Run, step: Step, path: StepPath) -> Command:
     """The process that made the call ended: again, if that is harmless and did not end it time and again."""
     callee, state = callee_of(run, path), run.step(path)
     is_repeatable = callee.is_reading or callee.declaration.on_doubt == "idempotent"
-    if is_repeatable and not _is_poison(callee, state):
+    may_repeat = gate.may_repeat(state)
+    if is_repeatable and may_repeat and not _is_poison(callee, state):
         return call(run, step, path)
     if callee.is_reading:
-        return Record(_poisoned(path, callee, state))
+        return Record(_poisoned(path, callee, state) if may_repeat else _no_more(path, state))
     return Record(StepInDoubt(path=path, reason="the process that made the call ended"))
 
 
@@ -277,6 +295,11 @@ def _is_poison(callee: Callee, state: StepState) -> bool:
 def _poisoned(path: StepPath, callee: Callee, state: StepState) -> StepFailed:
     what = f"the process ended {state.crashes} times while it called `{callee.name}`"
     return StepFailed(path=path, fault=Fault(code="A-107", error_class="conflict", message=what))
+
+
+def _no_more(path: StepPath, state: StepState) -> StepFailed:
+    """What only looked is not made again without a person, whom nobody asks in the middle of a call."""
+    return denied(path, "A-101", state.verdict.reason if state.verdict is not None else "")
 
 
 def _happened(run: Run, path: StepPath) -> Record:
@@ -300,12 +323,13 @@ def _unknown(run: Run, path: StepPath) -> StepFailed:
 def resolve_doubt(run: Run, step: Step, path: StepPath, *, is_open: bool) -> Command:
     """How to find out whether an effect happened, or what follows once that is known."""
     state, callee = run.step(path), callee_of(run, path)
+    may_repeat = gate.may_repeat(state)
     match callee.declaration.on_doubt, "no" if callee.is_reading else state.answer:
         case _, "yes":
             return _happened(run, path)
-        case _, "no" if state.doubts > TRIES or not is_open or _is_poison(callee, state):
+        case _, "no" if state.doubts > TRIES or not is_open or not may_repeat or _is_poison(callee, state):
             return Record(_without_effect(path, callee, state))
-        case ("idempotent", _) | (_, "no") if state.doubts <= TRIES and not _is_poison(callee, state):
+        case ("idempotent", _) | (_, "no") if may_repeat and state.doubts <= TRIES and not _is_poison(callee, state):
             return call(run, step, path)
         case "probe", _ if not state.probed:
             return Probe(path, callee.name)

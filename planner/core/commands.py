@@ -51,9 +51,15 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class AskHuman:
-    """Put an open question to a person, if there is a way to one."""
+    """Put an open question to a person, if there is a way to one; about the `items` of a map all at once."""
 
     path: StepPath
+    items: tuple[StepPath, ...] = ()
+
+    @property
+    def places(self) -> tuple[StepPath, ...]:
+        """Where an answer is wanted."""
+        return self.items or (self.path,)
 
 
 @dataclass(frozen=True, slots=True)

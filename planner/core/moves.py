@@ -15,6 +15,7 @@ from planner.core.events import (
     RetryScheduled,
     StepFailed,
     StepInDoubt,
+    StepJudged,
     StepNudged,
     StepParked,
     StepProbed,
@@ -39,6 +40,11 @@ STEP_MOVES: Mapping[tuple[StepStatus, str], StepStatus] = {
     ("entered", "StepSucceeded"): "succeeded",
     ("entered", "StepFailed"): "failed",
     ("entered", "StepSkipped"): "skipped",  # what is around it failed
+    ("resolved", "StepJudged"): "resolved",
+    ("asked", "StepJudged"): "resolved",  # the question was about another call by now
+    ("answered", "StepJudged"): "resolved",
+    ("interrupted", "StepJudged"): "interrupted",
+    ("in_doubt", "StepJudged"): "in_doubt",
     ("resolved", "StepStarted"): "started",
     ("resolved", "HumanAsked"): "asked",
     ("resolved", "StepFailed"): "failed",  # denied
@@ -91,6 +97,7 @@ def resumed(state: StepState) -> StepState:
 
 StepEvent: TypeAlias = (
     StepResolved
+    | StepJudged
     | MapResolved
     | StepStarted
     | ContentKept
@@ -112,7 +119,7 @@ StepEvent: TypeAlias = (
 
 
 ANSWERS: Mapping[Question, frozenset[str]] = {
-    "approve": frozenset({"yes", "no"}),
+    "approve": frozenset({"yes", "no", "edit", "endorse"}),
     "happened": frozenset({"yes", "no"}),
     "failed": frozenset({"retry", "skip", "fail"}),
     "answer": frozenset({"value"}),
@@ -148,10 +155,10 @@ def _flaw(state: StepState, event: StepEvent) -> str:
             return f"`{event.question}` is no question about a step that is {state.status}"
         case HumanAsked() | RetryScheduled() if state.status == "failed" and not state.attempt:
             return "it was never called, so it cannot be called again"
-        case HumanAnswered() if state.question is not None and event.answer not in ANSWERS[state.question]:
-            return f"`{event.answer}` is no answer to `{state.question}`"
-        case HumanAnswered() if event.asked is not None and event.asked != state.asked:
-            return "the question is another one by now"
+        case HumanAnswered():
+            return _unfit(state, event)
+        case StepJudged() if state.status == "asked" and state.question in {"happened", "failed", "answer"}:
+            return "what is asked is not whether it may be made"
         case TimerFired() if state.due is None:
             return "it waits for no time"
         case StepFailed() if event.attempt and (state.status not in CALLED or event.attempt != state.attempt):
@@ -162,6 +169,15 @@ def _flaw(state: StepState, event: StepEvent) -> str:
             return "it may have happened"
         case _:
             return ""
+
+
+def _unfit(state: StepState, event: HumanAnswered) -> str:
+    """Why an answer is none to the question that is open; empty if it is one."""
+    if state.question is not None and event.answer not in ANSWERS[state.question]:
+        return f"`{event.answer}` is no answer to `{state.question}`"
+    if event.asked is not None and event.asked != state.asked:
+        return "the question is another one by now"
+    return "the call is another one by now" if event.binding and event.binding != state.binding else ""
 
 
 def _is_time(event: RetryScheduled | WaitStarted | HumanAsked) -> bool:
@@ -178,6 +194,10 @@ def _filled(state: StepState, event: StepEvent) -> StepState:  # noqa: C901, PLR
     match event:
         case StepResolved():
             return replace(state, arguments=event.arguments, verdict=event.verdict)
+        case StepJudged():
+            is_said = state.status == "resolved"  # whatever was asked or answered was about another call by now
+            due, answer = (None, None) if is_said else (state.due, state.answer)
+            return replace(state, verdict=event.verdict, is_stale=False, approved_at=None, due=due, answer=answer)
         case MapResolved():
             return replace(state, items=event.items)
         case BlockEntered():
@@ -210,7 +230,8 @@ def _filled(state: StepState, event: StepEvent) -> StepState:  # noqa: C901, PLR
         case TimerFired():
             return replace(state, due=None, answer="late" if state.status == "answered" else state.answer)
         case HumanAsked():
-            return replace(state, question=event.question, reason=event.reason, answer=None)
+            asked = replace(state, question=event.question, reason=event.reason, binding=event.binding, answer=None)
+            return replace(asked, approved_at=None) if event.question == "approve" else asked
         case HumanAnswered():
             is_unsure = state.is_unsure and not (state.question == "happened" and event.answer == "no")
             return replace(state, answer=event.answer, due=None, is_unsure=is_unsure)

@@ -33,7 +33,6 @@ from planner.core.events import (
     PlannerFailed,
     PlanProposed,
     PlanRejected,
-    Question,
     Recorded,
     RetryScheduled,
     ReviewFailed,
@@ -46,6 +45,7 @@ from planner.core.events import (
     Steered,
     StepFailed,
     StepInDoubt,
+    StepJudged,
     StepNudged,
     StepParked,
     StepProbed,
@@ -60,6 +60,7 @@ from planner.core.events import (
     WaitStarted,
 )
 from planner.core.ledger import NOTHING
+from planner.core.moves import ANSWERS
 from planner.core.run import Run
 from planner.core.state import evolve, fold
 from planner.errors import JournalError
@@ -73,6 +74,7 @@ Decided: TypeAlias = (
     | PlanAccepted
     | PlanAbandoned
     | StepResolved
+    | StepJudged
     | MapResolved
     | StepSkipped
     | HumanAsked
@@ -110,13 +112,6 @@ Input: TypeAlias = (
     | ContentKept
 )
 """What comes from outside; whether it may come in this state is for `evolve` to say."""
-
-ANSWERS: Mapping[Question, frozenset[str]] = {
-    "approve": frozenset({"yes", "no"}),
-    "happened": frozenset({"yes", "no"}),
-    "failed": frozenset({"retry", "skip", "fail"}),
-    "answer": frozenset({"value"}),
-}
 
 
 @dataclass(frozen=True, slots=True)

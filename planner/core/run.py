@@ -91,6 +91,10 @@ class StepState:
     status: StepStatus = "new"
     arguments: Labelled | None = None
     verdict: Verdict | None = None
+    is_stale: bool = False
+    """Whether it was judged under other terms than those under which the run goes on."""
+    approved_at: datetime | None = None
+    """When a person allowed the call; None: nobody did, or that is used up."""
     items: Labelled | None = None
     branch: Literal["do", "else"] = "do"
     decided_by: Label = TRUSTED
@@ -115,9 +119,11 @@ class StepState:
     question: Question | None = None
     asked: int = 0
     """The `run_seq` of the question."""
+    binding: str = ""
+    """What the call is that was asked about, as `gate.binding` says."""
     reason: str = ""
     """Why a person is asked."""
-    answer: Literal["yes", "no", "retry", "skip", "fail", "value", "late"] | None = None
+    answer: Literal["yes", "no", "edit", "endorse", "retry", "skip", "fail", "value", "late"] | None = None
     answered: Labelled | None = None
     """The value that a person gave, or that came with an event."""
     wanted: tuple[str, Mapping[str, Json]] | None = None
@@ -197,6 +203,8 @@ class Run:
     """Why an account that several runs share had no room."""
     input_labels: Mapping[str, Label] = field(default_factory=dict)
     """Of the plan's inputs that were changed, by whoever changed them."""
+    endorsed: frozenset[tuple[str, str, str]] = frozenset()
+    """What people vouched for: callee, argument, and the digest of its value."""
     mailbox: Mapping[int, EventReceived] = field(default_factory=dict)
     """What the run was told and no step took yet, by `run_seq`."""
     corrections: tuple[Steered, ...] = ()

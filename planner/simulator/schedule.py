@@ -205,8 +205,8 @@ class Schedule:
                 self.journal.append(TimerFired(path=path))
             case Probe(path=path):
                 self.journal.append(StepProbed(path=path, happened=probed(self.world, self.run, path)))
-            case AskHuman(path=path):
-                self._answer(path)
+            case AskHuman():
+                self._answer(command.places[0])
             case _:
                 self._ask(command)
         is_thinking = self._asked == command

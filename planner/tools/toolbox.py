@@ -77,6 +77,14 @@ class Toolbox:
                     raise UserError("T-104", f"two tools are called `{name}`", hint=hint)
         return Toolbox(MappingProxyType(tools))
 
+    def check(self, callee: Callee) -> None:
+        """Raises `ToolError` T-208 where a tool is another one by now than the one that was judged."""
+        tool = self.tools.get(callee.name)
+        if tool is not None and tool.callee.version != callee.version:
+            what = f"`{callee.name}` is version {tool.callee.version} by now, and the run knows {callee.version}"
+            hint = "Go on with the run anew, so that the call is judged again."
+            raise ToolError("T-210", what, error_class="conflict", hint=hint)
+
     async def call(self, name: str, arguments: Mapping[str, Json], context: ToolContext) -> Json:
         """The tool's result as JSON; a function that is not `async` runs in a thread of its own.
 

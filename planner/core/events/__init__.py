@@ -46,6 +46,7 @@ from planner.core.events.steps import (
     RetryScheduled,
     StepFailed,
     StepInDoubt,
+    StepJudged,
     StepNudged,
     StepParked,
     StepProbed,
@@ -96,6 +97,7 @@ __all__ = [
     "Steered",
     "StepFailed",
     "StepInDoubt",
+    "StepJudged",
     "StepNudged",
     "StepParked",
     "StepProbed",
@@ -120,6 +122,7 @@ Event: TypeAlias = Annotated[
     | PlanAccepted
     | PlanAbandoned
     | StepResolved
+    | StepJudged
     | MapResolved
     | StepStarted
     | ContentKept

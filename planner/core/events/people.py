@@ -22,6 +22,8 @@ class HumanAsked(Frozen):
     """Who is asked."""
     timeout_s: float | None = None
     """After so long without an answer the step fails."""
+    binding: str = ""
+    """Of a call: what an approval is bound to, as `gate.binding` says."""
 
 
 class HumanAnswered(Frozen):
@@ -29,9 +31,13 @@ class HumanAnswered(Frozen):
 
     type: Literal["HumanAnswered"] = "HumanAnswered"
     path: StepPath
-    answer: Literal["yes", "no", "retry", "skip", "fail", "value"]
-    """`yes` and `no` to `approve` and `happened`; `retry`, `skip` and `fail` to `failed`; else `value`."""
+    answer: Literal["yes", "no", "edit", "endorse", "retry", "skip", "fail", "value"]
+    """`yes` and `no` to `approve` and `happened`; `edit` and `endorse` to `approve`; `retry`, `skip` and `fail` to
+    `failed`; else `value`."""
     by: str
     value: Json = None
+    """The answer itself; of `edit` the arguments that are others now, of `endorse` the names of those vouched for."""
     asked: int | None = None
     """The `run_seq` of the question, where the answer is to no other one."""
+    binding: str = ""
+    """That of the question, where the answer is to no other call."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias, get_args
 
+from planner.core.catalog import Callee
 from planner.core.events.shared import Fault, Usage
 from planner.core.goal import Named
 from planner.core.labels import Frozen, Labelled
 from planner.core.plan import Plan, StepPath
-from planner.core.policy import Principal
+from planner.core.policy import Policy, Principal
 from planner.core.setup import Criterion, Parent, Setup
 
 SEMANTICS = 1
@@ -45,6 +46,17 @@ class RunResumed(Frozen):
 
     type: Literal["RunResumed"] = "RunResumed"
     owner: str
+    policy: Policy | None = None
+    """The rules now in force; None: they are the same."""
+    callees: tuple[Callee, ...] = ()
+    """Those of the run's callees that are others by now."""
+    assistant_hash: str | None = None
+    """The assistant's content; None: it is the same."""
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether the run goes on under other terms than those by which its calls were judged."""
+        return self.policy is not None or bool(self.callees) or self.assistant_hash is not None
 
 
 class ReviewPassed(Frozen):

@@ -22,6 +22,14 @@ class StepResolved(Frozen):
     """The gate's decision; None where nothing is called."""
 
 
+class StepJudged(Frozen):
+    """The gate was asked again about a call that has not been made, or may be made again."""
+
+    type: Literal["StepJudged"] = "StepJudged"
+    path: StepPath
+    verdict: Verdict
+
+
 class MapResolved(Frozen):
     """The items of a `for_each` are known."""
 

@@ -61,7 +61,7 @@ def directed(run: Run, event: Directive) -> Run:  # noqa: C901, PLR0911 - one fl
         case RunResumed():
             for path in [path for path, state in run.steps.items() if state.status == "started"]:
                 run = with_lost(run, path)
-            return _interrupted(run)
+            return _under_present_terms(_interrupted(run), event)
         case CancelRequested():
             return replace(run, is_cancelled=True, is_paused=False)
         case PauseRequested():
@@ -96,6 +96,21 @@ def _interrupted(run: Run) -> Run:
     begun = {path for path, state in run.steps.items() if state.status == "started" and is_effect(run, path)}
     steps = {p: replace(resumed(s), is_unsure=s.is_unsure or p in begun) for p, s in run.steps.items()}
     return replace(run, steps=steps)
+
+
+def _under_present_terms(run: Run, event: RunResumed) -> Run:
+    """The run by the rules, and with the callees, that there are now; what it may call never grows."""
+    if not event.is_changed:
+        return run
+    setup, newer = run.started.setup, {callee.name: callee for callee in event.callees}
+    fields = {
+        "policy": event.policy or setup.policy,
+        "callees": tuple(newer.get(callee.name, callee) for callee in setup.callees),
+        "assistant_hash": setup.assistant_hash if event.assistant_hash is None else event.assistant_hash,
+    }
+    started = run.started.model_copy(update={"setup": setup.model_copy(update=fields)})
+    steps = {p: replace(s, is_stale=s.verdict is not None) for p, s in run.steps.items()}
+    return replace(run, started=started, steps=steps)
 
 
 def _own(state: StepState) -> StepState:

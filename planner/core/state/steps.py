@@ -16,7 +16,8 @@ from planner.core.events import (
     WaitEnded,
     WaitStarted,
 )
-from planner.core.labels import TRUSTED, UNTRUSTED, Labelled
+from planner.core.gate import CHANGING, endorsed
+from planner.core.labels import TRUSTED, UNTRUSTED, Json, Labelled, gather
 from planner.core.moves import StepEvent, moved
 from planner.core.plan import (
     StepPath,
@@ -28,6 +29,7 @@ from planner.core.plan import (
 )
 from planner.core.run import (
     Run,
+    StepState,
     callee_of,
     falls_back,
     is_effect,
@@ -71,7 +73,7 @@ def stepped(run: Run, event: StepEvent) -> Run:
         case HumanAsked():
             step = replace(step, due=_later(run, event.timeout_s), asked=run.run_seq)
         case HumanAnswered():
-            step = replace(step, answered=_said(run, event))
+            step, run = _answered(run, replace(step, answered=_said(run, event)), event)
         case StepStarted():
             step = replace(step, begun=run.run_seq)
         case StepInDoubt():
@@ -79,6 +81,33 @@ def stepped(run: Run, event: StepEvent) -> Run:
         case _:
             pass
     return replace(run, steps={**run.steps, event.path: step}, mailbox=mailbox)
+
+
+def _answered(run: Run, step: StepState, event: HumanAnswered) -> tuple[StepState, Run]:
+    """The step with an approval, and with what the person changed about the call or vouched for."""
+    if step.question != "approve" or event.answer not in {"yes", *CHANGING}:
+        return step, run
+    step, value = replace(step, approved_at=run.at), event.value
+    match event.answer:
+        case "edit":
+            require(event, isinstance(value, dict), "what is edited are arguments by name")
+            given = step.arguments or Labelled(value={})
+            said = step.answered or Labelled()
+            names = dict.fromkeys([*(given.value if isinstance(given.value, dict) else ()), *_names(value)])
+            parts = {name: (said if name in _names(value) else given).at((name,)) for name in names}
+            return replace(step, arguments=gather(parts)), run
+        case "endorse":
+            require(event, isinstance(value, list), "what is vouched for are arguments by name")
+            known = endorsed(run, event.path, _names(value))
+            waiting = {p: s for p, s in run.steps.items() if s.status in {"resolved", "asked"} and p != event.path}
+            stale = {p: replace(s, is_stale=s.verdict is not None) for p, s in waiting.items()}
+            return step, replace(run, endorsed=run.endorsed | known, steps={**run.steps, **stale})
+        case _:
+            return step, run
+
+
+def _names(value: Json) -> list[str]:
+    return [str(name) for name in value] if isinstance(value, dict | list) else []
 
 
 LONGEST_S = 100 * 365.25 * 86_400
@@ -107,6 +136,8 @@ def _is_of_kind(run: Run, event: StepEvent) -> bool:
             return kind == "wait"
         case HumanAsked(question="answer"):
             return kind == "human"
+        case HumanAnswered(answer="edit" | "endorse"):
+            return kind != "gate"
         case _:
             return True
 
