@@ -11,6 +11,7 @@ from random import Random
 from typing import TypeAlias
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from planner.core.attest import attest
 from planner.core.catalog import Callee, Declaration, Parameter
@@ -48,6 +49,9 @@ from planner.core.policy import Policy, Principal, Rule
 from planner.core.run import Run, StepState
 from planner.core.setup import Setup
 from planner.core.state import callee_at, evolve, fold
+
+settings.register_profile("patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")  # how long an example takes says more of the machine than of the code
 
 BEGAN = datetime(2026, 3, 1, tzinfo=UTC)
 ALLOW = Policy(rules=(Rule(id="all", then="allow"),), version="v1")

@@ -22,8 +22,11 @@ from planner.core.ledger import PROMPT_TOKENS, Budget, Spent
 from planner.core.replay import replayed
 from planner.core.run import Run
 from planner.core.state import fold
+from planner.llm.model import Ask, Completion
 
 T = TypeVar("T")
+PATIENCE_S = 120.0
+"""Beyond this a test hangs."""
 POLICY = Policy(rules=(Rule(id="all", then="allow"),))
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 BEGAN_S = time.monotonic()
@@ -51,7 +54,7 @@ async def put(text: str, context: ToolContext) -> str:
 @tool(name="world.hang", effect="write", control={}, resource=(), on_doubt="idempotent", timeout_s=0.05)
 async def hang(context: ToolContext) -> str:
     """Hang, but for the third time."""
-    await asyncio.sleep(20 if calls(context) < 3 else 0)
+    await asyncio.sleep(PATIENCE_S if calls(context) < 3 else 0)
     return "done"
 
 
@@ -60,6 +63,14 @@ async def nap(seconds: float) -> str:
     """Take a nap."""
     await asyncio.sleep(seconds)
     return "rested"
+
+
+@tool(name="world.hold", effect="read", resource=(), concurrency=1, cost_usd=1.0)
+async def hold(context: ToolContext) -> str:
+    """Look once there is a file `go`."""
+    while not (context.workspace / "go").exists():  # noqa: ASYNC110 - nothing else tells
+        await asyncio.sleep(0.01)
+    return "held"
 
 
 @tool(name="world.down", effect="read", resource=(), cost_usd=1.0)
@@ -77,7 +88,7 @@ async def die() -> str:
 
 def opened(place: Path, limits: Limits, model: ScriptedModel | None = None) -> Assistant:
     return Assistant(
-        [put, hang, nap, down, die],
+        [put, hang, nap, hold, down, die],
         settings=Config(policy=POLICY, limits=limits),
         model=model or ScriptedModel([]),
         workspace=place,
@@ -91,12 +102,21 @@ def after(assistant: Assistant, work: Callable[[Assistant], Coroutine[Any, Any, 
     """What the work gives, the run `run` then, and what the account of the day was charged."""
 
     async def done() -> tuple[T, Run, Spent]:
-        async with assistant, asyncio.timeout(20):
+        async with assistant, asyncio.timeout(PATIENCE_S):
             given = await work(assistant)
             run = fold(await assistant.journal.read("run"))
             return given, run, (await assistant.journal.accounts([DAY]))[DAY]
 
     return asyncio.run(done())
+
+
+async def seen(assistant: Assistant, kind: str) -> None:
+    """Waits until the run has such an event."""
+    while "run" not in {one.run_id for one in await assistant.journal.runs()}:  # noqa: ASYNC110 - it is about to be
+        await asyncio.sleep(0.01)
+    async for recorded in assistant.journal.subscribe("run"):
+        if recorded.event.type == kind:
+            return
 
 
 def plan_of(*steps: dict[str, Any], **fields: Any) -> Plan:
@@ -157,12 +177,13 @@ def test_what_a_judge_uses_counts_and_without_room_nobody_judges(tmp_path: Path)
 
 
 def test_a_call_that_is_not_made_is_not_charged(tmp_path: Path) -> None:
-    plan = plan_of(*(use("nap") for _ in range(3)), answer=["$s1", "$s2", "$s3"])
+    plan = plan_of(*(use("hold") for _ in range(3)), answer=["$s1", "$s2", "$s3"])
 
     async def work(assistant: Assistant) -> str:
-        running = asyncio.create_task(assistant.run("Nap", plan=plan, run_id="run"))
-        await asyncio.sleep(0.1)
+        running = asyncio.create_task(assistant.run("Hold", plan=plan, run_id="run"))
+        await seen(assistant, "StepStarted")
         await assistant.tell("run", PauseRequested(by="ann"))
+        (tmp_path / "go").touch()
         assert (await running).status == "paused"
         return (await assistant.tell("run", PauseLifted(by="ann"))).status
 
@@ -199,13 +220,27 @@ def test_a_model_call_that_came_to_no_end_counts_as_all_that_was_held(
     assert run.spent.unpriced == charged.unpriced == 2
 
 
+class Held(ScriptedModel):
+    """Answers once it is let go."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(lambda _: text, cost_usd=0.0)
+        self.asked, self.go = asyncio.Event(), asyncio.Event()
+
+    async def complete(self, ask: Ask) -> Completion:
+        self.asked.set()
+        await self.go.wait()
+        return await super().complete(ask)
+
+
 def test_what_a_planner_used_counts_also_where_nobody_waits_for_its_plan_any_more(tmp_path: Path) -> None:
-    model = ScriptedModel(lambda _: json.dumps({"steps": [{"id": "s1", "let": 1}]}), cost_usd=0.0, delay_s=0.3)
+    model = Held(json.dumps({"steps": [{"id": "s1", "let": 1}]}))
 
     async def work(assistant: Assistant) -> str:
         running = asyncio.create_task(assistant.run("Count", run_id="run", as_=Principal(name="ann")))
-        await asyncio.sleep(0.1)
+        await model.asked.wait()
         await assistant.tell("run", Steered(by="ann", text="to one"))
+        model.go.set()
         return (await running).status
 
     status, run, charged = after(opened(tmp_path, Limits(day=Budget(tokens=100_000)), model), work)
@@ -216,13 +251,13 @@ def test_what_a_planner_used_counts_also_where_nobody_waits_for_its_plan_any_mor
 def test_a_call_that_only_looks_lasts_no_longer_than_the_run_may(tmp_path: Path) -> None:
     assistant = Assistant(
         [nap],
-        settings=Config(policy=POLICY, limits=Limits(seconds=0.3)),
+        settings=Config(policy=POLICY, limits=Limits(seconds=1)),
         model=ScriptedModel([]),
         workspace=tmp_path,
         state=tmp_path / "state",
         environ={},
     )
-    plan = plan_of({"use": "world.nap", "args": {"seconds": 9}})
+    plan = plan_of({"use": "world.nap", "args": {"seconds": PATIENCE_S}})
 
     async def work() -> tuple[str, str, float]:
         async with assistant:
@@ -232,4 +267,4 @@ def test_a_call_that_only_looks_lasts_no_longer_than_the_run_may(tmp_path: Path)
 
     status, code, seconds = asyncio.run(work())
     assert (status, code) == ("over_budget", "A-111")
-    assert seconds < 2
+    assert seconds < PATIENCE_S / 4

@@ -35,7 +35,7 @@ from planner.tools import Toolbox
 
 T = TypeVar("T")
 ROOT = Path(__file__).parent.parent
-PATIENCE_S = 20.0
+PATIENCE_S = 120.0
 """Beyond this a test hangs."""
 MARK = "PLANTED"
 """Stands in every file, and in whatever a tool says."""

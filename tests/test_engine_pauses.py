@@ -19,7 +19,7 @@ from planner.core.state import fold
 
 T = TypeVar("T")
 POLICY = Policy(rules=(Rule(id="all", then="allow"),))
-PATIENCE_S = 20.0
+PATIENCE_S = 120.0
 """Beyond this a test hangs."""
 
 

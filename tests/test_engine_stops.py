@@ -19,7 +19,7 @@ from planner.core.state import fold
 
 T = TypeVar("T")
 POLICY = Policy(rules=(Rule(id="all", then="allow"),))
-PATIENCE_S = 20.0
+PATIENCE_S = 120.0
 """Beyond this a test hangs."""
 
 
@@ -31,20 +31,20 @@ async def wait(who: str, seconds: float) -> str:
 
 
 @tool(name="desk.cling", effect="write", control={}, resource=("desk:cling",), timeout_s=60.0)
-async def cling(seconds: float, context: ToolContext) -> str:
-    """Write after so long, whoever says to stop."""
-    until = time.monotonic() + seconds
-    while (left_s := until - time.monotonic()) > 0:
+async def cling(context: ToolContext) -> str:
+    """Write once there is a file `go`, whoever says to stop."""
+    gives_up_at = time.monotonic() + PATIENCE_S
+    while not (context.workspace / "go").exists() and time.monotonic() < gives_up_at:
         with suppress(asyncio.CancelledError):
-            await asyncio.sleep(left_s)
+            await asyncio.sleep(0.01)
     (context.workspace / "ended").touch()
     return "written"
 
 
 @tool(name="desk.cling_on", effect="write", control={}, resource=("desk:cling",), timeout_s=0.05, on_doubt="ask")
-async def cling_on(seconds: float, context: ToolContext) -> str:
-    """Write after so long, whatever the time limit."""
-    return await cling(seconds, context)
+async def cling_on(context: ToolContext) -> str:
+    """Write once there is a file `go`, whatever the time limit."""
+    return await cling(context)
 
 
 def step(id_: str, use: str, **args: Any) -> dict[str, Any]:
@@ -84,6 +84,8 @@ async def seen(assistant: Assistant, kind: str, run_id: str = "run") -> None:
 
 
 async def ended(place: Path) -> None:
+    """Lets the tool go that does not stop, and waits for its end."""
+    (place / "go").touch()
     while not (place / "ended").exists():  # noqa: ASYNC110 - nothing else tells
         await asyncio.sleep(0.01)
     await asyncio.sleep(0.1)
@@ -96,13 +98,10 @@ def test_a_tool_that_does_not_stop_is_left_behind_and_its_answer_counts_for_noth
 
     async def work(assistant: Assistant) -> None:
         assistant._runner._outside = lambda run, told: replace(assistant._outside(run, told), grace_s=0.1)
-        clinging = plan(step("s1", "desk.cling", seconds=1.5))
-        running = asyncio.create_task(assistant.run("Cling", plan=clinging, run_id="run"))
+        running = asyncio.create_task(assistant.run("Cling", plan=plan(step("s1", "desk.cling")), run_id="run"))
         await seen(assistant, "StepStarted")
-        began = time.monotonic()
         await assistant.cancel("run")
         result = await running
-        assert time.monotonic() - began < 1
         assert not (tmp_path / "ended").exists()
         assert (result.status, [one.path for one in result.left]) == ("cancelled", ["s1"])
         before = await assistant.journal.read("run")
@@ -119,9 +118,8 @@ def test_a_time_limit_holds_also_for_a_tool_that_does_not_stop(
     monkeypatch.setattr("planner.tools.toolbox.STOPPED_S", 0.1)
 
     async def work(assistant: Assistant) -> None:
-        began = time.monotonic()
-        result = await assistant.run("Cling", plan=plan(step("s1", "desk.cling_on", seconds=1.5)), run_id="run")
-        assert (result.status, time.monotonic() - began < 1) == ("waiting", True)
+        result = await assistant.run("Cling", plan=plan(step("s1", "desk.cling_on")), run_id="run")
+        assert (result.status, (tmp_path / "ended").exists()) == ("waiting", False)
         await ended(tmp_path)
         assert fold(await assistant.journal.read("run")).step("s1").question == "happened"
 
@@ -162,6 +160,7 @@ def breaking_at(kind: str) -> Callable[[Recorded], None]:
 
 def test_an_observer_that_raises_when_a_run_is_cancelled_stops_it_at_once(tmp_path: Path) -> None:
     async def work(assistant: Assistant) -> None:
+        assistant._runner._outside = lambda run, told: replace(assistant._outside(run, told), grace_s=PATIENCE_S)
         observe = breaking_at("CancelRequested")
         running = asyncio.create_task(assistant.run("Wait", plan=WAITING, run_id="run", observe=observe))
         await seen(assistant, "StepStarted")
@@ -170,7 +169,7 @@ def test_an_observer_that_raises_when_a_run_is_cancelled_stops_it_at_once(tmp_pa
             await assistant.cancel("run")
         with pytest.raises(OSError, match="pipe"):
             await running
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < PATIENCE_S / 4
         assert (await assistant.resume("run")).status == "cancelled"
 
     with_desk(tmp_path, work)
@@ -178,7 +177,9 @@ def test_an_observer_that_raises_when_a_run_is_cancelled_stops_it_at_once(tmp_pa
 
 def test_an_observer_that_raises_while_a_run_is_being_stopped_is_heard(tmp_path: Path) -> None:
     async def work(assistant: Assistant) -> None:
-        two = plan(*(step(f"s{n}", "desk.wait", who=f"{n}", seconds=seconds) for n, seconds in ((1, 10), (2, 0.1))))
+        two = plan(
+            *(step(f"s{n}", "desk.wait", who=f"{n}", seconds=seconds) for n, seconds in ((1, PATIENCE_S), (2, 0.1)))
+        )
         started = await assistant._started("Wait", Principal(), success=None, plan=two)
         with pytest.raises(OSError, match="pipe"):
             await assistant._runner.begin(

@@ -248,7 +248,7 @@ def test_processes_that_call_at_once_never_use_more_than_the_limit_of_all(tmp_pa
         with child:
             assert child.stdout is not None
             granted += int(child.stdout.read())
-            assert child.wait(60) == 0
+            assert child.wait(300) == 0
 
     async def run() -> None:
         async with opened(SqliteJournal.open(path)) as journal:

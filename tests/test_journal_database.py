@@ -54,7 +54,7 @@ async def busy_writer(journal: SqliteJournal) -> AsyncIterator[None]:
 
     def wait(db: sqlite3.Connection) -> None:
         loop.call_soon_threadsafe(begun.set)
-        assert go.wait(10)
+        assert go.wait(300)
 
     busy = asyncio.ensure_future(journal._database.write(wait))
     await begun.wait()
@@ -207,7 +207,7 @@ def test_a_journal_that_was_never_closed_does_not_keep_its_process(tmp_path: Pat
         cwd=Path(__file__).parent.parent,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=300,
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "made\n", "")

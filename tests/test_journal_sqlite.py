@@ -338,10 +338,10 @@ def test_processes_share_one_file_from_its_making_on_and_see_each_other(tmp_path
             seen = [recorded async for recorded in journal.subscribe("r0")]
             assert [r.run_seq for r in seen] == list(range(1, 21))
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), 300))
     for one in children:
         with one:
-            assert one.wait(30) == 0
+            assert one.wait(300) == 0
 
     async def verify() -> None:
         async with opened(path) as journal:

@@ -36,7 +36,7 @@ POLICY = Policy(rules=(Rule(id="people", then="ask", callee="world.ring"), Rule(
 PAUSE_S = 0.2
 ROUNDS_PER_S = 1.2
 """What keeps the runs busy until the killing ends."""
-REST_S = 60
+REST_S = 240
 """In so much time, all runs end that nobody kills any more."""
 
 
@@ -166,7 +166,7 @@ def forked(job: Callable[[Path, int], Coroutine[Any, Any, None]], place: Path, r
     """The id of a process of its own that does the job."""
     pid = os.fork()
     if pid == 0:
-        signal.alarm(300)
+        signal.alarm(600)
         try:
             asyncio.run(job(place, rounds))
             os._exit(0)

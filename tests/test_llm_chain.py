@@ -24,7 +24,7 @@ SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "require
 VIENNA = '{"city": "Vienna"}'
 PRICE = Price(input_usd=1, output_usd=10)
 STRICT = Profile(rendering="strict", can_judge=True)
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 """Beyond this a test hangs."""
 R = TypeVar("R")
 Reply = Callable[[web.Request], Coroutine[Any, Any, web.StreamResponse]]

@@ -320,13 +320,13 @@ def test_a_wait_longer_than_the_time_limit_is_not_begun(wire: Wire) -> None:
 @both
 def test_a_silent_provider_is_given_up_when_the_time_is_over(wire: Wire) -> None:
     async def silent(_: web.Request) -> web.Response:
-        await asyncio.sleep(2)
+        await asyncio.sleep(60)
         return web.Response()
 
     started = time.monotonic()
     error, server = fault(wire, [silent], timeout_s=0.3)
     assert (error.code, error.error_class) == ("M-105", "unavailable")
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 30
     assert len(server.bodies) == 1
 
 
@@ -440,7 +440,7 @@ def test_no_more_requests_are_under_way_than_allowed(wire: Wire) -> None:
         nonlocal most, running
         running += 1
         most = max(most, running)
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.1)
         running -= 1
         return await wire.says("Vienna")(request)
 

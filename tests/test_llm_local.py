@@ -117,7 +117,7 @@ def is_running(pid: int) -> bool:
     return ps("-o", "stat=", "-p", str(pid)).strip()[:1] not in ("", "Z")
 
 
-def until(is_so: Callable[[], bool], *, seconds: float = 15) -> None:
+def until(is_so: Callable[[], bool], *, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < deadline, f"waited {seconds} s for nothing"
@@ -279,17 +279,30 @@ def test_stopping_ends_the_shared_servers_and_names_them(model: Path, runtime: P
 
 
 def test_a_shared_server_leaves_when_it_has_been_idle(model: Path, runtime: Path) -> None:
-    async def go() -> None:
-        endpoint = await shared_server(model, runtime=runtime, idle_s=1.5)
-        for _ in range(5):  # work keeps it, and so does asking for its address
-            await asyncio.sleep(0.5)
+    async def used(endpoint: Endpoint, turn: int) -> None:
+        """Work keeps it, and so does asking for its address."""
+        if turn < 5:
             await asyncio.to_thread(chat, endpoint, max_tokens=4)
-        for _ in range(5):
-            await asyncio.sleep(0.5)
+        else:
             assert await shared_server(model, runtime=runtime) == endpoint
-        until(lambda: not is_running(endpoint.pid))
 
-    asyncio.run(go())
+    async def is_kept(idle_s: float) -> bool:
+        """Whether a server that is used all the time stays; False if a busy machine left it idle for too long."""
+        endpoint = await shared_server(model, runtime=runtime, idle_s=idle_s)
+        last = next_ = time.monotonic()
+        for turn in range(10):
+            await asyncio.sleep(idle_s / 3)
+            last, next_ = next_, time.monotonic()
+            try:
+                await used(endpoint, turn)
+            except (AssertionError, OSError):
+                assert time.monotonic() - last > 0.8 * idle_s, "it left while it was used"
+                await stop(runtime=runtime)
+                return False
+        until(lambda: not is_running(endpoint.pid))
+        return True
+
+    assert any(asyncio.run(is_kept(idle_s)) for idle_s in (1.5, 6.0, 24.0))
     assert list(runtime.glob("*.json")) == []
 
 

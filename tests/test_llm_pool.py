@@ -76,7 +76,7 @@ async def provider(status: int, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 
 def ran(work: Coroutine[Any, Any, R]) -> R:
     async def within() -> R:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             return await work
 
     return asyncio.run(within())

@@ -122,7 +122,7 @@ def no_prompt(name: str) -> Any:
 
 
 def ran(work: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run(asyncio.wait_for(work, 20))
+    return asyncio.run(asyncio.wait_for(work, 120))
 
 
 def test_what_follows_by_rules_alone_is_appended_with_what_it_follows_from(tmp_path: Path) -> None:

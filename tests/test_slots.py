@@ -89,7 +89,7 @@ async def settled() -> None:
 
 def ran(work: Coroutine[Any, Any, T]) -> T:
     async def within_reason() -> T:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             return await work
 
     return asyncio.run(within_reason())
@@ -465,7 +465,7 @@ def test_whatever_comes_limits_and_conflicts_hold_everybody_gets_an_answer_and_n
 
 
 def test_a_place_that_nobody_contends_for_costs_less_than_fifty_microseconds_also_beside_many_calls() -> None:
-    done = subprocess.run([sys.executable, "-c", COST], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", COST], capture_output=True, text=True, timeout=300, check=True)
     assert float(done.stdout) < 50
 
 

@@ -60,7 +60,7 @@ def ran(work: Callable[[World], Awaitable[None]], limit: int = 64, **options: An
     """Does the work, and sees to it that nothing is left over."""
 
     async def whole() -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             world = World(limit, **options)
             await work(world)
             while world.under_way:

@@ -255,7 +255,7 @@ def test_functions_run_in_a_thread_and_coroutines_in_the_loop() -> None:
 
 
 def test_more_calls_run_beside_each_other_than_any_pool_has_threads() -> None:
-    meeting = threading.Barrier(50, timeout=10)
+    meeting = threading.Barrier(50, timeout=120)
 
     @tool(effect="pure")
     def meet() -> int:
