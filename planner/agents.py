@@ -23,7 +23,7 @@ from planner.core.commands import AskPlanner
 from planner.core.decide import PLAN_TOKENS, VERDICT_TOKENS
 from planner.core.events import PlanProposed, Usage
 from planner.core.goal import Named
-from planner.core.labels import Json
+from planner.core.labels import Json, Label
 from planner.core.plan import Step, StepId
 from planner.core.run import Run, kept_steps
 from planner.errors import ErrorClass, ModelError, ToolError
@@ -131,10 +131,16 @@ def planner_view(run: Run, ask: AskPlanner) -> dict[str, str]:
         "found": "\n".join(_existence(item) for item in run.started.named if item.found is not None),
         "done": "; ".join(_done(step) for step in _finished(run)) if run.revision > 1 else "",
         "failures": "; ".join(dict.fromkeys([*failures, *(f"not met: {text}" for text in unmet)])),
+        "attachments": "\n".join(f"$attachments.{one.name}" for one in run.started.attachments),
         "corrections": "\n".join(_corrections(run)),
         "undoable": ", ".join(undoable(run)),
         "problems": "\n".join(f"- {problem.message}" for problem in ask.problems),
     }
+
+
+def seen_by_planner(run: Run) -> Label:
+    """The label of all that `planner_view` holds: nothing of it comes from outside but the goal of a nested run."""
+    return run.started.goal_label
 
 
 def undoable(run: Run) -> tuple[StepId, ...]:
@@ -204,6 +210,7 @@ async def propose(run: Run, ask: AskPlanner, model: Model, prompt: Prompt) -> tu
         plan=None if isinstance(read, tuple) else read,
         problems=problems,
         prompt_hash=prompt.hash,
+        label=seen_by_planner(run),
     )
     return proposed, completion
 

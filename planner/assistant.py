@@ -41,7 +41,7 @@ from planner.core.run import Run
 from planner.core.setup import Setup
 from planner.core.state import fold
 from planner.errors import UserError
-from planner.goals import goal_text, looked_up
+from planner.goals import attached, goal_text, looked_up
 from planner.journal import Journal, Requestable, SqliteJournal
 from planner.llm.model import Model
 from planner.llm.pool import Consent, Pool
@@ -180,14 +180,19 @@ class Assistant:
         as_: Principal | None = None,
         success: str | None = None,
         plan: Plan | None = None,
+        attachments: Mapping[str, str] | None = None,
         run_id: str | None = None,
         observe: Callable[[Recorded], None] | None = None,
     ) -> Result:
         """The outcome of `goal`. With `plan`, that plan runs and no planner is asked; `success` adds a criterion.
 
+        `attachments` are texts by name that an outsider may have written: a plan reads them as `$attachments.name`.
+
         Raises `UserError` for a goal that cannot be one, `ModelError` if there is no model, `JournalError`.
         """
-        started = await self._started(goal, as_ or Principal(name=user_name()), success=success, plan=plan)
+        started = await self._started(
+            goal, as_ or Principal(name=user_name()), success=success, plan=plan, attachments=attachments
+        )
         return result_of(await self._runner.begin(started, run_id or new_run_id(), observe))
 
     async def plan(
@@ -197,13 +202,16 @@ class Assistant:
         as_: Principal | None = None,
         success: str | None = None,
         plan: Plan | None = None,
+        attachments: Mapping[str, str] | None = None,
         observe: Callable[[Recorded], None] | None = None,
     ) -> Run:
         """A run that has its accepted plan, and certificate, or has failed; nothing of the plan was done.
 
         `resume` carries the plan out. Raises what `run` raises.
         """
-        started = await self._started(goal, as_ or Principal(name=user_name()), success=success, plan=plan)
+        started = await self._started(
+            goal, as_ or Principal(name=user_name()), success=success, plan=plan, attachments=attachments
+        )
         setup = started.setup.model_copy(update={"is_only_planned": True})
         only_planned = started.model_copy(update={"setup": setup})
         return await self._runner.begin(only_planned, new_run_id(), observe)
@@ -215,13 +223,16 @@ class Assistant:
         as_: Principal | None = None,
         success: str | None = None,
         plan: Plan | None = None,
+        attachments: Mapping[str, str] | None = None,
         observe: Callable[[Recorded], None] | None = None,
     ) -> Result:
         """How the goal would go: a run of its own that looks where it must, and changes nothing.
 
         Raises what `run` raises.
         """
-        started = await self._started(goal, as_ or Principal(name=user_name()), success=success, plan=plan)
+        started = await self._started(
+            goal, as_ or Principal(name=user_name()), success=success, plan=plan, attachments=attachments
+        )
         setup = started.setup.model_copy(update={"on_ask": "wait"})  # what is not done needs no approval
         run_id = rehearsal.rehearsal_id(new_run_id())
         run = await self._runner.begin(started.model_copy(update={"setup": setup}), run_id, observe)
@@ -325,7 +336,13 @@ class Assistant:
         return self._prompts[name]
 
     async def _started(
-        self, goal: str, principal: Principal, *, success: str | None, plan: Plan | None
+        self,
+        goal: str,
+        as_: Principal | None,
+        *,
+        success: str | None,
+        plan: Plan | None,
+        attachments: Mapping[str, str] | None = None,
     ) -> RunStarted:
         """The run's first event, which pins everything the run depends on."""
         text = goal_text(goal)
@@ -352,7 +369,15 @@ class Assistant:
             on_ask=self._on_ask,
             workspace=str(self.workspace),
         )
-        return RunStarted(goal=text, principal=principal, setup=setup, named=found, criteria=wanted, plan=plan)
+        return RunStarted(
+            goal=text,
+            principal=as_ or Principal(name=user_name()),
+            setup=setup,
+            named=found,
+            criteria=wanted,
+            plan=plan,
+            attachments=attached(attachments or {}),
+        )
 
     async def _nested(self, goal: str) -> RunStarted:
         """The first event of a run that is a step of another one, as far as it is this assistant's."""

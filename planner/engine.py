@@ -426,7 +426,7 @@ class Engine:
             return StepFailed(path=path, fault=fault_of(error), attempt=command.attempt, usage=usage, seconds=seconds)
         usage = await self._kept(completed.completions)
         seconds = (self._outside.clock() - began).total_seconds()
-        value = attest(callee, self._run.step(path).arguments or Labelled(value={}), completed.value)
+        value = attest(callee, self._run.step(path).arguments or Labelled(value={}), completed.value, path=path)
         return StepSucceeded(path=path, value=value, usage=usage, seconds=seconds)
 
     async def _tool(self, command: Call, callee: Callee, arguments: Mapping[str, Json]) -> Json:

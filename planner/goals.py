@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping
+from itertools import chain, count
 from pathlib import Path
 from typing import Literal
 
+from planner.core.events import Attachment
 from planner.core.goal import Named
 from planner.errors import UserError
 
@@ -21,6 +25,38 @@ def goal_text(goal: str) -> str:
         size = f"{len(text)} characters, more than {MAX_GOAL}"
         raise UserError("U-303", f"the goal has {size}", hint="Put the data into a file of the workspace.")
     return text
+
+
+MAX_ATTACHED = 1_000_000
+"""Characters of all attachments together: they stand in the first event of the run."""
+
+
+def attached(texts: Mapping[str, str]) -> tuple[Attachment, ...]:
+    """The texts as attachments, by names that a plan can say. Raises `UserError` U-304 for too much of them."""
+    size = sum(map(len, texts.values()))
+    if size > MAX_ATTACHED:
+        what = f"the attachments have {size:,} characters, more than {MAX_ATTACHED:,}"
+        raise UserError("U-304", what, hint="Put large files into the workspace, and name them in the goal.")
+    taken: dict[str, Attachment] = {}
+    for source, text in texts.items():
+        word = re.sub(r"[^a-z0-9]+", "_", source.casefold()).strip("_") or "text"
+        word = word if word[0].isalpha() else f"a_{word}"
+        name = next(n for n in chain([word], (f"{word}_{i}" for i in count(2))) if n not in taken)
+        taken[name] = Attachment(name=name, text=text, source=source)
+    return tuple(taken.values())
+
+
+def read_attached(paths: Iterable[Path]) -> dict[str, str]:
+    """The texts of files by their names. Raises `UserError` U-305 for one that cannot be read as text."""
+    texts: dict[str, str] = {}
+    for path in paths:
+        try:
+            texts[path.name if path.name not in texts else str(path)] = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            hint = "Attach a text file, or put the file into the workspace and name it in the goal."
+            raise UserError("U-305", f"`{path}` cannot be attached: {reason}", hint=hint) from error
+    return texts
 
 
 def looked_up(item: Named, workspace: Path) -> Named:

@@ -61,7 +61,7 @@ def ended(child: Run, command: Call, callee: Callee, given: Labelled) -> StepSuc
     if is_undo and child.status == "cancelled" and not child.finished.left:
         return StepSucceeded(path=command.path, value=Labelled())
     if not is_undo and child.status in {"completed", "unverified"}:
-        result, told = child.finished.result, attest(callee, given, child.finished.result.value)
+        result, told = child.finished.result, attest(callee, given, child.finished.result.value, path=command.path)
         value = Labelled(value=result.value, label=told.overall().joined(result.overall()))
         return StepSucceeded(path=command.path, value=value, usage=usage, calls=calls)
     left = ", ".join(f"{one.path}: {one.reason}" for one in child.finished.left)

@@ -137,6 +137,10 @@ def test_a_card_says_where_an_argument_stood(tmp_path: Path) -> None:
     card = card_of(run(tmp_path, ONE), "s3")
     origin = card.item.origins["to"]
     assert origin.label.integrity is Integrity.UNTRUSTED
+    assert origin.label.sources == {"s1:mail.read"}
+    (excerpt,) = origin.excerpts
+    assert (excerpt.step, excerpt.callee) == ("s1", "mail.read")
+    assert (excerpt.before, excerpt.value, excerpt.after) == ("Pay to ", "mallory@evil.test", ", please")
     assert card.item.binding
     assert card.item.arguments.value == {"to": "mallory@evil.test"}
 

@@ -73,7 +73,7 @@ DID_IT = HumanAsked(path="s1", question="happened", reason="")
 MAY_IT = HumanAsked(path="s1", question="approve", reason="")
 HAPPENED = Record(
     StepSucceeded(
-        path="s1", value=Labelled(label=UNTRUSTED.model_copy(update={"sources": frozenset({"files.append"})}))
+        path="s1", value=Labelled(label=UNTRUSTED.model_copy(update={"sources": frozenset({"s1:files.append"})}))
     )
 )
 

@@ -160,6 +160,15 @@ def test_a_question_about_a_call_as_it_was_is_withdrawn_and_asked_anew(given: Gi
         later(later(run, asked), HumanAnswered(path="s1", answer="yes", by="user", binding=old))
 
 
+def test_a_question_what_happened_is_not_withdrawn(given: Given, accepted: Accepted) -> None:
+    begun = (*accepted(SEND, policy=OPEN), resolved(), StepStarted(path="s1", attempt=1, key="k"))
+    run = given(*begun, StepInDoubt(path="s1", reason="lost"))
+    run = later(later(run, recorded(run)), RunResumed(owner="p2", policy=CLOSED))
+    assert only(run) == AskHuman("s1")
+    with pytest.raises(JournalError, match="what is asked is not whether it may be made"):
+        later(run, StepJudged(path="s1", verdict=ALLOWED))
+
+
 def test_a_no_holds_whatever_changed(given: Given, accepted: Accepted) -> None:
     run = later(said(asking(given, accepted), "no"), RunResumed(owner="p2", policy=OPEN, assistant_hash="other"))
     failed = recorded(run)

@@ -37,6 +37,7 @@ class Options(argparse.Namespace):
     limit: int = 20
     plan: Path | None = None
     format: Literal["text", "mermaid"] = "text"
+    attached: list[Path] | None = None
     changes: list[str] | None = None
     """Inputs or arguments to change, as `name=value`."""
     vouched: list[str] | None = None
@@ -112,6 +113,13 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "help": "only leave it for whoever goes on with the run; do not go on with it here",
     },
     "--follow": {"action": "store_true", "dest": "is_following", "help": "wait for more, until the run has ended"},
+    "--attach": {
+        "metavar": "FILE",
+        "type": Path,
+        "action": "append",
+        "dest": "attached",
+        "help": "a text that an outsider may have written, for the plan to read; may be repeated",
+    },
     "--with": {
         "metavar": "NAME=VALUE",
         "action": "append",
@@ -151,7 +159,7 @@ VERBS: Mapping[str, Verb] = {
         "reach a goal; the word `run` may be left out",
         (
             "--workspace",
-            *("--assistant", "--state", "--model", "--success", "--plan"),
+            *("--assistant", "--state", "--model", "--success", "--attach", "--plan"),
             *("--plan-only", "--format", "--dry-run", "--on-ask", "--yes", "--json"),
         ),
     ),

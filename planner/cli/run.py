@@ -9,13 +9,14 @@ from planner.cli import plans, questions, terminal
 from planner.cli.conduct import Observer, display_for, follow, on_ask, opened
 from planner.cli.options import Options
 from planner.errors import UserError
-from planner.goals import MAX_GOAL
+from planner.goals import MAX_GOAL, read_attached
 
 
 def run(options: Options) -> int:
     """Reaches the goal in `options.words`; `--plan-only` only makes its plan, `--dry-run` changes nothing."""
     goal = _goal(options.words)
     plan = plans.read(options.plan) if options.plan is not None else None
+    attachments = read_attached(options.attached or ())
     if options.format == "mermaid" and not options.is_plan_only:
         raise UserError("U-402", "`--format mermaid` draws a plan", hint="Use it together with `--plan-only`.")
     asking = on_ask(options, otherwise="deny")
@@ -24,12 +25,9 @@ def run(options: Options) -> int:
     assistant = opened(options, display, asking=asking, approver=approver)
 
     async def work(observe: Observer) -> None:
-        if options.is_plan_only:
-            await assistant.plan(goal, success=options.success, plan=plan, observe=observe)
-        elif options.is_dry_run:
-            await assistant.rehearse(goal, success=options.success, plan=plan, observe=observe)
-        else:
-            await assistant.run(goal, success=options.success, plan=plan, observe=observe)
+        begin = assistant.rehearse if options.is_dry_run else assistant.run
+        begun = assistant.plan if options.is_plan_only else begin
+        await begun(goal, success=options.success, plan=plan, attachments=attachments, observe=observe)
 
     return asyncio.run(follow(assistant, display, work, is_planning=options.is_plan_only))
 

@@ -64,7 +64,7 @@ def _begun(view: View, frame: Frame, step: Step, path: StepPath, seen: Scope, *,
     """What comes of a step, or of one of the `items` of a map, whose inputs are there."""
     try:
         if step.is_map and items is None:
-            return _map(frame, step, path, seen)
+            return _map(view, frame, step, path, seen)
         return _resolve(view, frame, step, path, seen, items=items)
     except PlanError as error:
         return StepFailed(path=path, fault=fault_of(error), decided_by=_read(seen).joined(frame.decided_by))
@@ -92,7 +92,7 @@ def _inputs(step: Step) -> Json:
     return [dict(step.args), step.let, step.for_each, *condition]
 
 
-def _map(frame: Frame, step: Step, path: StepPath, seen: Scope) -> MapResolved | StepSkipped:
+def _map(view: View, frame: Frame, step: Step, path: StepPath, seen: Scope) -> MapResolved | StepSkipped:
     """The items of a map; a condition that reads the item is left to each of them."""
     is_per_item = step.if_ is not None and bool(expression_names(step.if_) & own_names(step))
     condition = None if is_per_item else values.condition(step, seen)
@@ -104,7 +104,7 @@ def _map(frame: Frame, step: Step, path: StepPath, seen: Scope) -> MapResolved |
     if len(found.value) > step.max_items:
         what = f"`for_each` of step `{step.id}` has {len(found.value)} items, but `max_items` is {step.max_items}"
         raise PlanError("P-302", what, error_class="limit")
-    return MapResolved(path=path, items=values.under(decided_by, found))
+    return MapResolved(path=path, items=values.under(decided_by, found, said=view.run.said))
 
 
 def _resolve(
@@ -119,12 +119,13 @@ def _resolve(
     if not is_so:
         return StepSkipped(path=path, cause="condition", decided_by=decided_by)
     if step.use is None:
-        return StepSucceeded(path=path, value=values.under(decided_by, values.let(step, seen)))
-    return _called(view, step.use, path, values.under(decided_by, values.arguments(step, seen)))
+        return StepSucceeded(path=path, value=values.under(decided_by, values.let(step, seen), said=view.run.said))
+    return _called(view, step.use, path, values.arguments(step, seen), decided_by=decided_by)
 
 
-def _called(view: View, callee: str, path: StepPath, arguments: Labelled) -> StepResolved:
+def _called(view: View, callee: str, path: StepPath, given: Labelled, *, decided_by: Label) -> StepResolved:
     """The call, with what the gate says to it."""
+    arguments = values.under(decided_by, given, said=view.run.said)
     verdict = judged(view.run, view.run.started.setup.catalogue[callee], arguments)
     return StepResolved(path=path, arguments=arguments, verdict=verdict)
 
@@ -157,7 +158,8 @@ def _fall_back(
         condition = values.condition(step, {**seen, **own})
         failed = values.lost_to(view.run.step(path))  # whoever chose those arguments may have chosen the failure
         decided_by = frame.decided_by.joined(values.control(condition, items)).joined(failed)
-        yield Record(_called(view, last.use, at, values.under(decided_by, values.arguments(last, {**seen, **own}))))
+        given = values.arguments(last, {**seen, **own})
+        yield Record(_called(view, last.use, at, given, decided_by=decided_by))
     except PlanError as error:
         decided_by = _read({**seen, **own}).joined(frame.decided_by)
         yield Record(StepFailed(path=at, fault=fault_of(error), decided_by=decided_by))

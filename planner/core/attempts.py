@@ -305,7 +305,7 @@ def _no_more(path: StepPath, state: StepState) -> StepFailed:
 def _happened(run: Run, path: StepPath) -> Record:
     """The effect took place, but what the call gave is lost."""
     given = run.step(path).arguments or Labelled(value={})
-    return Record(StepSucceeded(path=path, value=attest(callee_of(run, path), given, None)))
+    return Record(StepSucceeded(path=path, value=attest(callee_of(run, path), given, None, path=path)))
 
 
 def _without_effect(path: StepPath, callee: Callee, state: StepState) -> StepFailed:

@@ -22,14 +22,18 @@ from planner.core.labels import (
 )
 
 
-def attest(callee: Callee, arguments: Labelled, value: Json) -> Labelled:
-    """A call's result with its labels, as the callee's declaration says and its arguments allow."""
+def attest(callee: Callee, arguments: Labelled, value: Json, *, path: str = "") -> Labelled:
+    """A call's result with its labels, as the callee's declaration says and its arguments allow.
+
+    It names the callee as its source, and the `path` of the step that called it.
+    """
     given = arguments.overall()
     declaration = callee.declaration
     if declaration.effect == "pure" and declaration.out != "typed":
         return Labelled(value=value, label=given)
     ceiling = Integrity.TRUSTED if given.integrity is Integrity.TRUSTED else Integrity.BOUNDED
-    source = Label(sources=given.sources | {callee.name}, readers=_readers(callee, given))
+    name = f"{path}:{callee.name}" if path else callee.name
+    source = Label(sources=given.sources | {name}, readers=_readers(callee, given))
 
     def worth(least: Label) -> Label:
         return source.joined(least).capped(ceiling)

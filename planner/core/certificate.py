@@ -147,12 +147,13 @@ def certify(
     policy: Policy,
     principal: Principal,
     rates: Mapping[str, Rate],
+    said: Integrity = Integrity.TRUSTED,
     repairs: tuple[Repair, ...] = (),
     advice: tuple[str, ...] = (),
 ) -> Certificate:
-    """The certificate of a plan without problems; `rates` are the models' prices by callee."""
+    """The certificate of a plan without problems; `rates` are prices by callee, `said` what its words are worth."""
     calls = tuple(planned(plan.steps, catalogue))
-    appraisal = appraise(plan, catalogue)
+    appraisal = appraise(plan, catalogue, said=said)
     approvals = tuple(_approvals(appraisal, policy, principal))
     flows, left_out = _flows(plan, appraisal)
     worst = forecast(plan, catalogue, rates=rates, asked=_asked(approvals))

@@ -16,9 +16,9 @@ from planner.core.certificate import Certificate, certify
 from planner.core.expr import names, problems
 from planner.core.forms import Problem, repeated, well_formed
 from planner.core.goal import Named
-from planner.core.labels import Json
+from planner.core.labels import Integrity, Json
 from planner.core.ledger import Rate
-from planner.core.plan import MAX_STEPS, Plan, Step, StepId, every_step, reads, stand_in
+from planner.core.plan import GIVEN, MAX_STEPS, Plan, Step, StepId, every_step, reads, stand_in
 from planner.core.policy import Policy, Principal, Request, judge
 from planner.core.repair import Repair, repaired
 from planner.core.revision import in_order, is_same_form
@@ -51,6 +51,9 @@ class Terms:
     is_given: bool = False
     """Whether a person wrote the plan: then it is not held against the words of the goal."""
     rates: Mapping[str, Rate] = field(default_factory=dict)
+    said: Integrity = Integrity.TRUSTED
+    """What the plan's own words are worth."""
+    attachments: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ def _problems(plan: Plan, terms: Terms) -> Iterator[Problem]:
         yield Problem(code="P-105", message="the plan has no steps and no answer")
     if len(plan.index) > MAX_STEPS:
         yield Problem(code="P-103", message=f"the plan has {len(plan.index)} steps, but {MAX_STEPS} are the most")
-    known: dict[StepId, str] = {"inputs": "record"}
+    known: dict[StepId, str] = {"inputs": "record"} | ({"attachments": "record"} if terms.attachments else {})
     yield from repeated(plan)
     yield from well_formed(plan.steps, known, terms.catalogue)
     for step in every_step(plan.steps):
@@ -125,7 +128,7 @@ def _answer(plan: Plan, known: dict[StepId, str]) -> Iterator[Problem]:
         yield Problem(code="P-109", message=f"the answer: {text}")
     for name in sorted(names(plan.answer)):
         if name not in known:
-            steps = tuple(f"${id_}" for id_ in known if id_ != "inputs")
+            steps = tuple(f"${id_}" for id_ in known if id_ not in GIVEN)
             yield Problem(
                 code="P-104", message=f"the answer reads `{name}`, but there is no such step", choices=steps
             )
@@ -239,6 +242,7 @@ def _certificate(plan: Plan, terms: Terms, repairs: tuple[Repair, ...]) -> Certi
         policy=terms.policy,
         principal=terms.principal,
         rates=terms.rates,
+        said=terms.said,
         repairs=repairs,
         advice=tuple(_advice(plan, terms)),
     )

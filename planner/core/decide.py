@@ -32,7 +32,7 @@ from planner.core.events import (
     UndoBegan,
     WaitEnded,
 )
-from planner.core.labels import Json
+from planner.core.labels import Integrity, Json
 from planner.core.ledger import NOTHING, PROMPT_TOKENS, Amount, price, refusal
 from planner.core.plan import Plan, StepPath, inner_path, root_of, split_path
 from planner.core.review import review
@@ -204,6 +204,8 @@ def _terms(run: Run, plan: Plan) -> Terms:
         done=frozenset(step.id for step in kept_steps(run)),
         rates=setup.rates,
         failed=() if is_given else tuple(failure.step for failure in run.failures if not failure.may_pass),
+        said=run.proposal.label.integrity if run.proposal is not None else Integrity.TRUSTED,
+        attachments=frozenset(one.name for one in run.started.attachments),
     )
 
 
@@ -229,7 +231,7 @@ def _execute(run: Run) -> Iterator[Command]:
     view = values.View(run, run.plan)
     failure = next(failures_of(run), None)
     is_open = failure is None and not run.is_corrected and not run.refused
-    wanted = list(advance(view, values.Frame(steps=run.plan.steps), is_open=is_open))
+    wanted = list(advance(view, values.Frame(steps=run.plan.steps, decided_by=run.said), is_open=is_open))
     able = affordable(run, wanted)
     over = run.refused or able.over
     if able.commands:

@@ -2,8 +2,9 @@
 
 A text that is exactly `$name.path` or `${expr}` gives a typed value. Inside longer text the value reads as text: a
 list of scalars one per line, any other list or record as compact JSON. There `${expr}` is always read, but a bare
-`$name.path` only where the runtime itself gave the name (`s1`, `s2_text`, `t1`, `item`, `item_i`, `inputs`), so that
-`$5` and `$PATH` stay as they are. `$$` is a dollar sign. A bare expression (`if`) stands without `${ }`.
+`$name.path` only where the runtime itself gave the name (`s1`, `s2_text`, `t1`, `item`, `item_i`, `inputs`,
+`attachments`), so that `$5` and `$PATH` stay as they are. `$$` is a dollar sign. A bare expression (`if`) stands
+without `${ }`.
 
 Rules of the file:
 - One pass: text that was put in is never parsed again.
@@ -120,7 +121,7 @@ _STEPS = r"""(?:\.[^\W\d]\w*|\[-?\d+\]|\["[^"\\]*"\]|\['[^'\\]*'\])*"""
 _STEP = re.compile(r"""\.(\w+)|\[(-?\d+)\]|\["([^"]*)"\]|\['([^']*)'\]""")
 _REFERENCE = re.compile(rf"\$([^\W\d]\w*)({_STEPS})")
 _MARK = re.compile(
-    rf"\$\$|\$\{{|\$(?P<name>s\d+(?:_\w+)?|t\d+|item(?:_i)?|inputs)(?!\w)(?P<steps>{_STEPS})", re.ASCII
+    rf"\$\$|\$\{{|\$(?P<name>s\d+(?:_\w+)?|t\d+|item(?:_i)?|inputs|attachments)(?!\w)(?P<steps>{_STEPS})", re.ASCII
 )
 
 

@@ -15,7 +15,7 @@ from planner.core import kinds
 from planner.core.catalog import Callee, Catalogue, Parameter
 from planner.core.expr import expression_problems, names, problems
 from planner.core.labels import Frozen
-from planner.core.plan import MAX_DEPTH, Plan, Step, StepId, every_step, opening, own_names, stand_in
+from planner.core.plan import GIVEN, MAX_DEPTH, Plan, Step, StepId, every_step, opening, own_names, stand_in
 
 
 class Problem(Frozen):
@@ -30,7 +30,7 @@ class Problem(Frozen):
 def repeated(plan: Plan) -> Iterator[Problem]:
     """An id names one step of the whole plan."""
     for id_, times in Counter(step.id for step in every_step(plan.steps)).items():
-        if times > 1 or id_ == "inputs":
+        if times > 1 or id_ in GIVEN:
             yield Problem(code="P-106", message=f"two steps are called `{id_}`", step=id_)
 
 
@@ -106,7 +106,7 @@ def _reads(step: Step, known: dict[StepId, str]) -> Iterator[Problem]:
 
 
 def _unknown(who: str, wanted: frozenset[str], known: dict[StepId, str], id_: StepId) -> Iterator[Problem]:
-    earlier = tuple(f"${name}" for name in known if name != "inputs")
+    earlier = tuple(f"${name}" for name in known if name not in GIVEN)
     valid = f"only {', '.join(earlier)} come before it" if earlier else "no step comes before it"
     for name in sorted(wanted - known.keys()):
         yield Problem(code="P-104", message=f"{who} reads `{name}`, but {valid}", step=id_, choices=earlier)

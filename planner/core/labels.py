@@ -112,6 +112,11 @@ class Labelled(Frozen):
         leaves = tuple((path, label.capped(ceiling)) for path, label in self.leaves)
         return self.model_copy(update={"label": self.label.capped(ceiling), "leaves": leaves})
 
+    def joined(self, other: Label) -> Labelled:
+        """The same value with every leaf joined with that label."""
+        leaves = tuple((path, label.joined(other)) for path, label in self.leaves)
+        return self.model_copy(update={"label": self.label.joined(other), "leaves": leaves})
+
     def at(self, path: Path) -> Labelled:
         """The part at `path`, with its labels. Raises `KeyError` if there is none."""
         value = descend(self.value, path)

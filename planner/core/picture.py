@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from planner.core.certificate import Certificate, Change, Flow, Gate
 from planner.core.expr import expression_names, names
 from planner.core.labels import Json
-from planner.core.plan import Plan, Step, StepId, every_step, own_names
+from planner.core.plan import GIVEN, Plan, Step, StepId, every_step, own_names, reads
 
 # flowchart --------------------------------------------------------------------------------------------------
 
@@ -29,14 +29,16 @@ def mermaid(plan: Plan, certificate: Certificate | None = None) -> str:
     a few harmless signs are written as codes.
     """
     told = certificate or Certificate()
+    read = names(plan.answer).union(*map(reads, plan.steps))
+    given = [name for name in sorted(GIVEN) if name in read or (name == "inputs" and plan.inputs)]
     effects = {change.step for change in told.effects}
     asked = {gate.step for gate in told.gates}
     asked |= {s.id for s in every_step(plan.steps) if s.use is not None and s.use.startswith(("gate.", "human."))}
     lines = ["flowchart TD", *(f"  {style}" for style in STYLES)]
     lines += _nodes(plan.steps, {id_: _class(id_ in effects, id_ in asked) for id_ in effects | asked}, "  ")
-    lines += ['  inputs(["inputs"])'] if plan.inputs else []
+    lines += [f'  {name}(["{name}"])' for name in given]
     lines += ['  answer(["answer"])'] if plan.answer is not None else []
-    visible = frozenset(step.id for step in plan.steps) | ({"inputs"} if plan.inputs else set())
+    visible = frozenset(step.id for step in plan.steps) | set(given)
     lines += _edges(plan.steps, visible)
     lines += [f"  {_node(name)} --> answer" for name in sorted(names(plan.answer) & visible)]
     return "\n".join(lines) + "\n"
@@ -48,7 +50,7 @@ def _class(is_effect: bool, is_asked: bool) -> str:  # noqa: FBT001 - reads as a
 
 def _node(name: str) -> str:
     """The name of a node; a step may be called `end`, which Mermaid keeps for itself."""
-    return name if name == "inputs" else f"n_{name}"
+    return name if name in GIVEN else f"n_{name}"
 
 
 def _nodes(steps: tuple[Step, ...], classes: Mapping[StepId, str], indent: str) -> Iterator[str]:

@@ -28,6 +28,8 @@ StepPath: TypeAlias = str
 Role: TypeAlias = Literal["call", "fallback", "undo"]
 """What a path stands for: the step's own call, the one in its place, or the one that takes it back."""
 
+GIVEN = frozenset({"inputs", "attachments"})
+"""Names that stand for what comes with a plan, and for no step of it."""
 MAX_STEPS = 500
 """Steps of a plan, those in blocks included: what one check and one certificate can still be read for."""
 MAX_ITEMS = 100

@@ -17,7 +17,10 @@ AROUND = 60
 
 
 class Excerpt(Frozen):
-    """A piece of what a step gave, in which a value stands: `before`, the `value` itself, `after`."""
+    """A piece of what a step gave, in which a value stands: `before`, the `value` itself, `after`.
+
+    Of an attachment `step` is `attachment`, and `callee` its name.
+    """
 
     step: StepPath
     callee: str
@@ -43,21 +46,23 @@ def _origin(run: Run, value: Labelled) -> Origin:
     wanted = [leaf for _, leaf, _ in leaves_of(value) if isinstance(leaf, str | int | float) and leaf != ""]
     label = value.overall()
     found: dict[Excerpt, None] = {}
-    for path, callee in _sources(run, label):
-        result = run.step(path).value
-        texts = [str(leaf) for _, leaf, _ in leaves_of(result)] if result is not None else []
+    for path, callee, texts in _sources(run, label):
         for leaf in wanted:
             for excerpt in _found(path, callee, str(leaf), texts):
                 found.setdefault(excerpt)
     return Origin(label=label, excerpts=tuple(found))
 
 
-def _sources(run: Run, label: Label) -> Iterator[tuple[StepPath, str]]:
-    """The finished steps among the sources, which are named as `path:callee`."""
+def _sources(run: Run, label: Label) -> Iterator[tuple[StepPath, str, list[str]]]:
+    """What the sources gave: finished steps, named as `path:callee`, and attachments, as `attachment:name`."""
+    attached = {one.name: one.text for one in run.started.attachments}
     for source in sorted(label.sources):
-        path, _, callee = source.partition(":")
-        if callee and run.step(path).value is not None:
-            yield path, callee
+        place, _, name = source.partition(":")
+        result = run.step(place).value
+        if place == "attachment" and name in attached:
+            yield place, name, [attached[name]]
+        elif name and result is not None:
+            yield place, name, [str(leaf) for _, leaf, _ in leaves_of(result)]
 
 
 def _found(path: StepPath, callee: str, wanted: str, texts: list[str]) -> Iterator[Excerpt]:

@@ -16,7 +16,7 @@ from planner.core.catalog import Callee, Catalogue, item_type
 from planner.core.expr import expression_names, may_miss, names, reference
 from planner.core.goal import Named, has_branches, speaks_of_adding, speaks_of_each
 from planner.core.labels import Frozen, Json
-from planner.core.plan import Plan, Step, StepId, every_step, own_names, reads, stand_in
+from planner.core.plan import GIVEN, Plan, Step, StepId, every_step, own_names, reads, stand_in
 from planner.core.revision import is_same_call, next_id, reading, with_names
 
 
@@ -44,7 +44,7 @@ class _Draft:
     finished: list[Step] = field(default_factory=list)
     order: list[StepId] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
-    types: dict[StepId, str] = field(default_factory=lambda: {"inputs": "record"})
+    types: dict[StepId, str] = field(default_factory=lambda: dict.fromkeys(GIVEN, "record"))
     lookups: dict[tuple[StepId, str], StepId] = field(default_factory=dict)
     answer: Json = None
     repairs: list[Repair] = field(default_factory=list)

@@ -151,6 +151,8 @@ class Proposal:
 
     plan: Plan | None
     problems: tuple[Problem, ...]
+    label: Label = TRUSTED
+    """Of all that the planner saw."""
 
 
 Phase: TypeAlias = Literal["planning", "executing", "reviewing", "finished"]
@@ -189,6 +191,10 @@ class Run:
     given: Plan | None = None
     """The plan of this revision, where no planner is asked for one."""
     plan: Plan | None = None
+    said: Label = TRUSTED
+    """Of what the plan itself says: whoever wrote it may have been told what to write by all that they saw."""
+    exposed: int = 0
+    """How many planners saw what an outsider may have written."""
     certificate: Certificate | None = None
     steps: Mapping[StepPath, StepState] = field(default_factory=dict)
     failures: tuple[Failure, ...] = ()

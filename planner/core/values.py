@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from planner.core.expr import Missing, Scope, evaluate, names, resolve
-from planner.core.labels import TRUSTED, Integrity, Json, Label, Labelled, gather, join
+from planner.core.labels import TRUSTED, UNTRUSTED, Integrity, Json, Label, Labelled, gather, join
 from planner.core.plan import Plan, Step, StepId, StepPath, inner_path, is_tolerated, role_of, split_path
 from planner.core.run import Run, StepState, has_failed, item_paths, last_path
 from planner.errors import PlanError
@@ -60,13 +60,29 @@ class Frame:
             return view.outcome(inner_path(self.place, name))
         if self.outer is not None:
             return replace(self.outer, not_taken=self.not_taken.joined(self.decided_by)).lookup(view, name)
-        return _inputs(view) if name == "inputs" else Missing(reason="skipped", label=self.not_taken)
+        match name:
+            case "inputs":
+                return _inputs(view)
+            case "attachments":
+                return _attachments(view)
+            case _:
+                return Missing(reason="skipped", label=self.not_taken)
 
 
 def _inputs(view: View) -> Labelled:
     """The plan's constants; those that somebody else than the principal changed are untrusted."""
     labels = view.run.input_labels
     return gather({name: Labelled(value=v, label=labels.get(name, TRUSTED)) for name, v in view.plan.inputs.items()})
+
+
+def _attachments(view: View) -> Labelled:
+    """What came with the goal: whoever sent it on did not write it."""
+    return gather(
+        {
+            one.name: Labelled(value=one.text, label=UNTRUSTED.from_source(f"attachment:{one.name}"))
+            for one in view.run.started.attachments
+        }
+    )
 
 
 def inside(frame: Frame, step: Step, path: StepPath, state: StepState, own: Scope) -> Frame:
@@ -148,8 +164,9 @@ def control(condition: Labelled | None, items: Labelled | None) -> Label:
     return label
 
 
-def under(decided_by: Label, value: Labelled) -> Labelled:
-    """A value as it is worth inside a branch or map that `decided_by` chose."""
+def under(decided_by: Label, value: Labelled, *, said: Label = TRUSTED) -> Labelled:
+    """A value as it is worth inside a branch or map that `decided_by` chose, of a plan whose words are `said`."""
+    value = value if said == TRUSTED else value.joined(said)
     if decided_by.integrity is Integrity.TRUSTED:
         return value
     return value.capped(Integrity.BOUNDED)
@@ -182,7 +199,7 @@ def answer_of(view: View, frame: Frame, wanted: Json) -> Labelled:
     for name, value in seen.items():
         if isinstance(value, Missing) and value.reason == "skipped":
             seen[name] = Labelled(value=None, label=value.label)
-    return resolve(wanted, seen)
+    return under(TRUSTED, resolve(wanted, seen), said=view.run.said)
 
 
 def lost(view: View) -> tuple[str, ...]:

@@ -67,6 +67,13 @@ class Worth:
             parts={key: part.under(decided) for key, part in self.parts.items()},
         )
 
+    def capped(self, most: Integrity) -> Worth:
+        """The value, and all its parts, worth that at most."""
+        if most is Integrity.TRUSTED:
+            return self
+        parts = {key: part.capped(most) for key, part in self.parts.items()}
+        return replace(self, integrity=min(self.integrity, most), parts=parts)
+
     def through(self, id_: StepId) -> Worth:
         """The value as the result of one more step."""
         parts = {key: part.through(id_) for key, part in self.parts.items()}
@@ -106,10 +113,10 @@ class Appraisal:
     sources: Mapping[StepId, Callee]
 
 
-def appraise(plan: Plan, catalogue: Catalogue) -> Appraisal:
-    """What the arguments and results of a plan's calls will be worth at least."""
-    run = _Run(catalogue)
-    run.steps(plan.steps, {"inputs": Worth()}, Worth())
+def appraise(plan: Plan, catalogue: Catalogue, *, said: Integrity = Integrity.TRUSTED) -> Appraisal:
+    """What the arguments and results of a plan's calls will be worth at least; its own words are worth `said`."""
+    run = _Run(catalogue, said)
+    run.steps(plan.steps, {"inputs": Worth(), "attachments": UNKNOWN}, Worth(said))
     return Appraisal(tuple(run.calls), run.results, run.sources)
 
 
@@ -126,6 +133,7 @@ class _Run:
     """The plan as it runs over labels."""
 
     catalogue: Catalogue
+    said: Integrity = Integrity.TRUSTED
     calls: list[Appraised] = field(default_factory=list)
     results: dict[StepId, Worth] = field(default_factory=dict)
     sources: dict[StepId, Callee] = field(default_factory=dict)
@@ -140,7 +148,7 @@ class _Run:
         return scope
 
     def step(self, step: Step, scope: _Scope, decided: Worth) -> Worth:
-        items = value_worth(step.for_each, scope)
+        items = value_worth(step.for_each, scope).capped(self.said)
         if step.is_map:
             scope = {**scope, step.as_: items.part((ITEM,)), f"{step.as_}_i": items.overall()}
         condition = Worth() if step.if_ is None else _solved(parse(step.if_), scope)
@@ -161,7 +169,7 @@ class _Run:
         if step.is_block:
             return self.block(step, scope, decided)
         if step.use is None:
-            return value_worth(step.let, scope).under(decided)
+            return value_worth(step.let, scope).under(decided).capped(self.said)
         own = self.call(step, "call", scope, decided)
         other = stand_in(step)
         if other is step:
@@ -174,13 +182,14 @@ class _Run:
         if step.answer is None:
             missing = joined(self.absences[held.id] for held in step.inner)
             return joined(self.results[held.id] for held in step.inner).under(joined((decided, missing)))
-        whole = value_worth(step.answer, branches).under(decided)
+        whole = value_worth(step.answer, branches).under(decided).capped(self.said)
         absent = joined(branches.get(_absence(name), Worth()) for name in names(step.answer))
         return whole if absent.integrity is Integrity.TRUSTED else joined((whole, absent))
 
     def call(self, step: Step, role: Role, scope: _Scope, decided: Worth) -> Worth:
         callee = known(self.catalogue, step.use or "")
-        worths = {name: value_worth(value, scope).under(decided).overall() for name, value in step.args.items()}
+        given = {name: value_worth(value, scope).under(decided) for name, value in step.args.items()}
+        worths = {name: worth.capped(self.said).overall() for name, worth in given.items()}
         self.calls.append(Appraised(step.id, role, callee, worths))
         if is_source(callee):
             self.sources.setdefault(step.id, callee)

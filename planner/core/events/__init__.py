@@ -28,6 +28,7 @@ from planner.core.events.planning import PlanAbandoned, PlanAccepted, PlannerFai
 from planner.core.events.run import (
     FINAL,
     SEMANTICS,
+    Attachment,
     Final,
     Remainder,
     ReviewFailed,
@@ -63,6 +64,7 @@ __all__ = [
     "FINAL",
     "SEMANTICS",
     "AnswerDropped",
+    "Attachment",
     "BlobId",
     "BlockEntered",
     "BudgetRefused",

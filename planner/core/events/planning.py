@@ -6,7 +6,7 @@ from typing import Literal
 
 from planner.core.check import Certificate, Problem
 from planner.core.events.shared import Fault, Usage
-from planner.core.labels import Frozen
+from planner.core.labels import TRUSTED, Frozen, Label
 from planner.core.plan import Plan
 
 
@@ -20,6 +20,8 @@ class PlanProposed(Frozen):
     problems: tuple[Problem, ...] = ()
     usage: Usage = Usage()
     prompt_hash: str = ""
+    label: Label = TRUSTED
+    """Of all that the planner saw, and so of every constant of its plan."""
 
 
 class PlannerFailed(Frozen):

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias, get_args
 from planner.core.catalog import Callee
 from planner.core.events.shared import Fault, Usage
 from planner.core.goal import Named
-from planner.core.labels import Frozen, Labelled
+from planner.core.labels import TRUSTED, Frozen, Label, Labelled
 from planner.core.plan import Plan, StepPath
 from planner.core.policy import Policy, Principal
 from planner.core.setup import Criterion, Parent, Setup
@@ -25,6 +25,15 @@ RunStatus: TypeAlias = Literal["running", "waiting", "paused", Final]
 FINAL: frozenset[str] = frozenset(get_args(Final))
 
 
+class Attachment(Frozen):
+    """A text that came with a goal, and that an outsider may have written; a plan reads it as `$attachments.name`."""
+
+    name: str
+    text: str
+    source: str = ""
+    """What it was called where it came from."""
+
+
 class RunStarted(Frozen):
     """A goal was accepted."""
 
@@ -37,7 +46,10 @@ class RunStarted(Frozen):
     criteria: tuple[Criterion, ...] = ()
     plan: Plan | None = None
     """A plan that came with the goal; then no planner is asked."""
+    attachments: tuple[Attachment, ...] = ()
     parent: Parent | None = None
+    goal_label: Label = TRUSTED
+    """Of the goal's words, where a plan wrote them."""
     semantics: int = SEMANTICS
 
 

@@ -15,6 +15,7 @@ from planner.core.events import (
     ReviewInconclusive,
     ReviewPassed,
 )
+from planner.core.labels import TRUSTED, Integrity
 from planner.core.run import (
     Proposal,
     Run,
@@ -39,8 +40,9 @@ def planned(run: Run, event: PlanProposed | PlannerFailed | PlanRejected | PlanA
         )
     match event:
         case PlanProposed():
-            proposal = Proposal(plan=event.plan, problems=event.problems)
-            return replace(run, proposal=proposal, attempt=event.attempt, planner_fault=None)
+            proposal = Proposal(plan=event.plan, problems=event.problems, label=event.label)
+            exposed = run.exposed + (event.label.integrity is Integrity.UNTRUSTED)
+            return replace(run, proposal=proposal, attempt=event.attempt, planner_fault=None, exposed=exposed)
         case PlannerFailed():
             return replace(run, planner_fault=event.fault, attempt=event.attempt)
         case PlanRejected():
@@ -51,6 +53,7 @@ def planned(run: Run, event: PlanProposed | PlannerFailed | PlanRejected | PlanA
                 run,
                 phase="executing",
                 plan=event.plan,
+                said=run.proposal.label if run.proposal is not None else TRUSTED,
                 certificate=event.certificate,
                 steps=kept,
                 left=(*run.left, *forgotten(run, kept)),
