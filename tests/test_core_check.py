@@ -235,6 +235,12 @@ def test_a_url_an_address_and_a_quotation_occur_somewhere() -> None:
     assert codes(*steps, answer=["$s1", "$s2"], found=(url, mail, quote)) == []
 
 
+def test_what_stands_in_a_plans_inputs_is_said_too() -> None:
+    plan = Plan(inputs={"to": "a@b.example"}, steps=(let("s1", "$inputs.to"),), answer="$s1")
+    found = (Named(text="a@b.example", kind="email"),)
+    assert examine(plan, Terms(catalogue=CATALOGUE, policy=POLICY, principal=Principal(), found=found)).problems == ()
+
+
 def test_a_file_that_does_not_exist_is_not_made_up() -> None:
     missing = SOURCE.model_copy(update={"found": "absent"})
     made_up = step("s1", "files.write", path="a.txt", text="x")

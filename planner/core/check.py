@@ -192,7 +192,7 @@ def _reached(value: Json, constants: Mapping[str, frozenset[str]]) -> frozenset[
 def _texts(plan: Plan) -> str:
     """Everything that the plan says."""
     said = [[dict(step.args), step.if_, step.let, step.for_each] for step in plan.steps]
-    return _plain(" ".join(_strings([*said, plan.answer])))
+    return _plain(" ".join(_strings([*said, plan.answer, dict(plan.inputs)])))
 
 
 def _strings(values: Iterable[Json]) -> Iterator[str]:
