@@ -18,9 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-from planner import config, prompts, rehearsal
+from planner import config, prompts, reading, rehearsal
 from planner.agents import AGENTS, ROLES
-from planner.cards import Approver
+from planner.cards import Answer, Approver, Card, answered, card_of
 from planner.core.catalog import Callee
 from planner.core.events import (
     CancelRequested,
@@ -32,16 +32,16 @@ from planner.core.events import (
 )
 from planner.core.goal import named
 from planner.core.intrinsics import intrinsics
-from planner.core.labels import Json
+from planner.core.labels import Json, Labelled
 from planner.core.ledger import Budget, Rate
-from planner.core.plan import MAX_STEPS, Plan
+from planner.core.plan import MAX_STEPS, Plan, StepPath
 from planner.core.policy import Policy, Principal, Rule
 from planner.core.review import criteria
 from planner.core.run import Run
 from planner.core.setup import Setup
 from planner.core.state import fold
 from planner.errors import UserError
-from planner.goals import attached, goal_text, looked_up
+from planner.goals import attached, goal_text, looked_up, plan_given
 from planner.journal import Journal, Requestable, SqliteJournal
 from planner.llm.model import Model
 from planner.llm.pool import Consent, Pool
@@ -73,8 +73,8 @@ DEFAULT_POLICY = config.pinned(
 class Assistant:
     """Goals in, checked work out. Use as `async with`, or close it.
 
-    `tools` are functions marked with `@tool`; `model` is a litellm name, `local`, or any `Model`; `approver`
-    answers approval cards (without one, a run that needs a person waits). Files are read and written in
+    `tools` are functions marked with `@tool`, or a `Toolbox`; `model` is a litellm name, `local`, or any `Model`;
+    `approver` answers approval cards (without one, a run that needs a person waits). Files are read and written in
     `workspace` (default: the working directory); runs are kept in `state` (default: the user's state folder).
     """
 
@@ -100,7 +100,8 @@ class Assistant:
         self.toolbox = tools if isinstance(tools, Toolbox) else Toolbox.of(*tools)
         self.folder = folder or config.reference()
         self._content = config.content_hash(self.folder)  # of what was loaded, whatever becomes of the folder
-        self.policy = policy or (self.settings.policy if settings else DEFAULT_POLICY)
+        rules = policy or (self.settings.policy if settings else DEFAULT_POLICY)
+        self.policy = rules if rules.version else config.pinned(rules)
         self.workspace = config.workspace_dir(Path(workspace) if workspace else None, here=Path.cwd())
         self._environ = dict(os.environ if environ is None else environ)
         self._state = config.state_dir(Path(state) if state else None, self._environ)
@@ -179,7 +180,7 @@ class Assistant:
         *,
         as_: Principal | None = None,
         success: str | None = None,
-        plan: Plan | None = None,
+        plan: Plan | Mapping[str, Json] | None = None,
         attachments: Mapping[str, str] | None = None,
         run_id: str | None = None,
         observe: Callable[[Recorded], None] | None = None,
@@ -188,11 +189,10 @@ class Assistant:
 
         `attachments` are texts by name that an outsider may have written: a plan reads them as `$attachments.name`.
 
-        Raises `UserError` for a goal that cannot be one, `ModelError` if there is no model, `JournalError`.
+        What the plan says counts as the principal's own words, so take none from somebody else. Raises `UserError`
+        for a goal or plan that cannot be one, `ModelError` if there is no model, `JournalError`.
         """
-        started = await self._started(
-            goal, as_ or Principal(name=user_name()), success=success, plan=plan, attachments=attachments
-        )
+        started = await self._started(goal, as_, success=success, plan=plan, attachments=attachments)
         return result_of(await self._runner.begin(started, run_id or new_run_id(), observe))
 
     async def plan(
@@ -201,7 +201,7 @@ class Assistant:
         *,
         as_: Principal | None = None,
         success: str | None = None,
-        plan: Plan | None = None,
+        plan: Plan | Mapping[str, Json] | None = None,
         attachments: Mapping[str, str] | None = None,
         observe: Callable[[Recorded], None] | None = None,
     ) -> Run:
@@ -209,9 +209,7 @@ class Assistant:
 
         `resume` carries the plan out. Raises what `run` raises.
         """
-        started = await self._started(
-            goal, as_ or Principal(name=user_name()), success=success, plan=plan, attachments=attachments
-        )
+        started = await self._started(goal, as_, success=success, plan=plan, attachments=attachments)
         setup = started.setup.model_copy(update={"is_only_planned": True})
         only_planned = started.model_copy(update={"setup": setup})
         return await self._runner.begin(only_planned, new_run_id(), observe)
@@ -222,7 +220,7 @@ class Assistant:
         *,
         as_: Principal | None = None,
         success: str | None = None,
-        plan: Plan | None = None,
+        plan: Plan | Mapping[str, Json] | None = None,
         attachments: Mapping[str, str] | None = None,
         observe: Callable[[Recorded], None] | None = None,
     ) -> Result:
@@ -230,9 +228,7 @@ class Assistant:
 
         Raises what `run` raises.
         """
-        started = await self._started(
-            goal, as_ or Principal(name=user_name()), success=success, plan=plan, attachments=attachments
-        )
+        started = await self._started(goal, as_, success=success, plan=plan, attachments=attachments)
         setup = started.setup.model_copy(update={"on_ask": "wait"})  # what is not done needs no approval
         run_id = rehearsal.rehearsal_id(new_run_id())
         run = await self._runner.begin(started.model_copy(update={"setup": setup}), run_id, observe)
@@ -310,6 +306,36 @@ class Assistant:
         """Go on with every run that can: its process ended, its time has come, or something was asked of it."""
         return tuple(result_of(run) for run in await self._runner.wake(observe))
 
+    # reading a run; each raises `JournalError` if the run is unknown, or its record damaged
+
+    async def events(self, run_id: str) -> tuple[Recorded, ...]:
+        """Everything that happened in a run so far."""
+        return await self._runner.history(run_id)
+
+    async def decisions(self, run_id: str) -> tuple[reading.Decision, ...]:
+        """What was decided about each call, in order: when the plan was checked, before each call, and by people."""
+        return reading.decisions(await self.events(run_id))
+
+    async def values(self, run_id: str) -> Mapping[StepPath, Labelled]:
+        """What each finished step gave, with the label of every leaf."""
+        return reading.values(fold(await self.events(run_id)))
+
+    async def cards(self, run_id: str) -> tuple[Card, ...]:
+        """The questions of a run that are open."""
+        return reading.cards(fold(await self.events(run_id)))
+
+    async def answer(self, run_id: str, path: StepPath, said: Answer, *, by: str | None = None) -> Result:
+        """Answer the open question at `path` as an approver would, and go on.
+
+        `by` is who says so, by default whom this process runs for. Raises `PlanError` P-304 to P-307 if it is no
+        answer, and what `tell` raises.
+        """
+        run = fold(await self.events(run_id))
+        events = answered(card_of(run, path), said, by=by or user_name())
+        for event in events[:-1]:  # of a map: all at once, for nothing of it begins before
+            await self.journal.post(run_id, event, at=self._clock())
+        return await self.tell(run_id, events[-1]) if events else result_of(run)
+
     def _outside(self, run: Run, observe: Callable[[Recorded], None]) -> Outside:
         limits, tenant = self.settings.limits, run.started.principal.tenant
         shared = {f"tenant:{tenant}": limits.tenant_day, "all": limits.day}
@@ -341,11 +367,11 @@ class Assistant:
         as_: Principal | None,
         *,
         success: str | None,
-        plan: Plan | None,
+        plan: Plan | Mapping[str, Json] | None,
         attachments: Mapping[str, str] | None = None,
     ) -> RunStarted:
         """The run's first event, which pins everything the run depends on."""
-        text = goal_text(goal)
+        text, plan = goal_text(goal), plan_given(plan)
         limits = self.settings.limits
         planner = await self.pool.of("planner") if plan is None else None
         found = tuple(looked_up(item, self.workspace) for item in named(text))

@@ -184,10 +184,11 @@ def answered(card: Card, answer: Answer, *, by: str) -> tuple[HumanAnswered, ...
     items = {item.path: item for item in card.items}
     for path in words.keys() - items.keys():
         raise PlanError("P-306", f"`{path}` is no item of the card; it has {', '.join(items)}")
-    return tuple(fitted(card, _event(items[path], word, by)) for path, word in words.items() if word is not None)
+    given = {path: word for path, word in words.items() if word is not None}
+    return tuple(fitted(card, _event(card, items[path], word, by)) for path, word in given.items())
 
 
-def _event(item: Item, answer: Answer, by: str) -> HumanAnswered:
+def _event(card: Card, item: Item, answer: Answer, by: str) -> HumanAnswered:
     match answer:
         case Said(value=value):
             said: dict[str, object] = {"answer": "value", "value": value}
@@ -201,7 +202,12 @@ def _event(item: Item, answer: Answer, by: str) -> HumanAnswered:
     try:
         return HumanAnswered.model_validate(about | said)
     except ValueError as error:
-        raise PlanError("P-306", f"the question at `{item.path}` is not answered by `{answer}`") from error
+        what = f"the question at `{item.path}` is not answered by `{answer}`, but by {_words(card)}"
+        raise PlanError("P-306", what, choices=card.answers) from error
+
+
+def _words(card: Card) -> str:
+    return " or ".join(f"`{word}`" for word in card.answers) or "a value, as `Said(value)`"
 
 
 def fitted(card: Card, event: HumanAnswered) -> HumanAnswered:
@@ -212,8 +218,8 @@ def fitted(card: Card, event: HumanAnswered) -> HumanAnswered:
         _check_names(card, event)
         return event
     if event.answer not in card.answers:
-        words = " or ".join(f"`{word}`" for word in card.answers) or "a value"
-        raise PlanError("P-306", f"the question at `{event.path}` is answered by {words}, not `{event.answer}`")
+        what = f"the question at `{event.path}` is answered by {_words(card)}, not `{event.answer}`"
+        raise PlanError("P-306", what, choices=card.answers)
     return event
 
 

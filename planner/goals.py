@@ -1,4 +1,4 @@
-"""Goals as people give them: their words, and what these name in the workspace."""
+"""Goals as people give them: their words, what these name in the workspace, and plans that come along."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Literal
 
+from pydantic import ValidationError
+
 from planner.core.events import Attachment
 from planner.core.goal import Named
+from planner.core.labels import Json
+from planner.core.plan import Plan
 from planner.errors import UserError
 
 MAX_GOAL = 20_000
@@ -57,6 +61,20 @@ def read_attached(paths: Iterable[Path]) -> dict[str, str]:
             hint = "Attach a text file, or put the file into the workspace and name it in the goal."
             raise UserError("U-305", f"`{path}` cannot be attached: {reason}", hint=hint) from error
     return texts
+
+
+def plan_given(given: Plan | Mapping[str, Json] | None) -> Plan | None:
+    """The plan that came with a goal. Raises `UserError` U-452 for an object that is none."""
+    if given is None or isinstance(given, Plan):
+        return given
+    hint = "The fields of a plan stand in docs/architecture.md, The plan language."
+    try:
+        return Plan.model_validate(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        names = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+        what = f"{f'`{names}` of ' if names else ''}the plan is `{first['input']!r:.60}`: {first['msg']}"
+        raise UserError("U-452", what, hint=hint) from error
 
 
 def looked_up(item: Named, workspace: Path) -> Named:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from planner.core.events import Fault, Remainder, RunFinished, RunStatus
-from planner.core.labels import Json, Label
+from planner.core.labels import Json, Label, Labelled
 from planner.core.run import Run
 
 
@@ -18,8 +18,8 @@ class Result:
 
     run_id: str
     status: RunStatus
-    value: Json
-    label: Label
+    answer: Labelled
+    """What the run gives, each leaf with its label."""
     reason: str
     fault: Fault | None
     degraded: tuple[str, ...]
@@ -33,6 +33,16 @@ class Result:
     cost_usd: float | None
 
     @property
+    def value(self) -> Json:
+        """The answer without its labels."""
+        return self.answer.value
+
+    @property
+    def label(self) -> Label:
+        """What is known of the answer as a whole: the join of its leaves' labels."""
+        return self.answer.overall()
+
+    @property
     def is_ok(self) -> bool:
         """Whether the goal was reached, as far as could be checked."""
         return self.status in {"completed", "unverified"}
@@ -44,8 +54,7 @@ def result_of(run: Run) -> Result:
     return Result(
         run_id=run.id,
         status=run.status,
-        value=finished.result.value,
-        label=finished.result.overall(),
+        answer=finished.result,
         reason=finished.reason,
         fault=finished.fault,
         degraded=finished.degraded,

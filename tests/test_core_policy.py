@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from planner.core.catalog import Callee, Declaration
+from planner.core.intrinsics import GOAL
 from planner.core.labels import BOUNDED, TRUSTED, UNTRUSTED, Integrity, Label, Labelled, gather
 from planner.core.policy import Policy, Principal, Request, Rule, judge
 
@@ -106,3 +107,18 @@ def test_a_rule_that_asks_or_denies_is_not_softened_by_trusted_arguments() -> No
     trusted = gather({"path": Labelled(value="a"), "mode": Labelled(value="w")})
     assert judge(policy(Rule(id="ask", then="ask")), Request(ANN, CONTROLLED, trusted)).then == "ask"
     assert judge(policy(Rule(id="no", then="deny")), Request(ANN, CONTROLLED, trusted)).then == "deny"
+
+
+@pytest.mark.parametrize("effect", ["pure", "read", "fetch", "write", "send", "spend", "delete", "account"])
+def test_by_declaration_whatever_its_effect_a_call_that_only_the_principal_steers_is_allowed(effect: Any) -> None:
+    do = callee("bank.do", effect=effect, control={"to": Integrity.TRUSTED})
+    own, lured = gather({"to": Labelled(value="a")}), gather({"to": Labelled(value="a", label=BOUNDED)})
+    assert judge(Policy.by_declaration(), Request(ANN, do, own)).then == "allow"
+    assert judge(Policy.by_declaration(), Request(ANN, do, lured)).then == "ask"
+
+
+def test_by_declaration_what_executes_or_declares_nothing_is_asked_for_and_a_goal_may_be_delegated() -> None:
+    undeclared = Callee(name="my.function", summary="Do anything")
+    assert judge(Policy.by_declaration(), Request(ANN, undeclared)).rules == ("executing",)
+    assert judge(Policy.by_declaration(), Request(ANN, undeclared)).then == "ask"
+    assert judge(Policy.by_declaration(), Request(ANN, GOAL)).then == "allow"

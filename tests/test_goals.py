@@ -1,4 +1,4 @@
-"""What comes with a goal: attachments, by names that a plan can say."""
+"""Goals as people give them, with the plans and attachments that come along."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 
 from planner import Assistant, Integrity, Plan, Policy, Rule, ScriptedModel, UserError, tool
 from planner.cards import card_of
+from planner.core.plan import Step
 from planner.core.state import fold
-from planner.goals import MAX_ATTACHED, attached, read_attached
+from planner.goals import MAX_ATTACHED, attached, plan_given, read_attached
 
 sent: list[str] = []
 
@@ -89,3 +90,28 @@ def test_files_are_read_as_text_or_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=what) as caught:
             read_attached([tmp_path / name])
         assert caught.value.code == "U-305"
+
+
+# plans that come along
+
+PLAN = Plan(steps=(Step(id="s1", let=1),))
+
+
+def test_a_plan_comes_as_one_or_as_an_object() -> None:
+    assert plan_given(PLAN) is PLAN
+    assert plan_given({"steps": [{"id": "s1", "let": 1}]}) == PLAN
+    assert plan_given(None) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"steps": [{"id": "S 1"}]}, "`steps[0].id` of the plan is `'S 1'`: String should match pattern"),
+        ({"stages": []}, "`stages` of the plan is `[]`: Extra inputs are not permitted"),
+        ([], "the plan is `[]`: Input should be a valid dictionary"),
+    ],
+)
+def test_an_object_that_is_no_plan_is_refused_with_the_field_that_is_wrong(given: Any, told: str) -> None:
+    with pytest.raises(UserError, match="U-452") as caught:
+        plan_given(given)
+    assert caught.value.message.startswith(told)

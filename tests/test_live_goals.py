@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from planner.assistant import Assistant
-from planner.core.labels import Label
+from planner.core.labels import Labelled
 from planner.llm import weights
 from planner.results import Result
 
@@ -98,7 +98,7 @@ def test_the_local_model_reaches_three_of_four_goals_of_each_half(tmp_path: Path
 
 def test_every_kind_of_check_can_fail(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("the total is 12", encoding="utf-8")
-    result = Result("r", "failed", "none", Label(), "", None, (), (), (), 0.0, 0, None)
+    result = Result("r", "failed", Labelled(value="none"), "", None, (), (), (), 0.0, 0, None)
     failing: list[dict[str, Any]] = [
         {"status": ["completed"]},
         {"file": "a.txt", "absent": True},

@@ -53,6 +53,21 @@ class Policy(Frozen):
     rules: tuple[Rule, ...] = ()
     version: str = ""
 
+    @classmethod
+    def by_declaration(cls) -> Policy:
+        """Leaves it to what tools declare: allowed is whatever the control and egress checks let pass.
+
+        A call that only the principal's own words steer needs no approval; what executes is asked for, and with it
+        every tool that declares nothing.
+        """
+        return cls(
+            rules=(
+                Rule(id="delegating", then="allow", callee="plan.goal"),
+                Rule(id="executing", then="ask", effect="execute"),
+                Rule(id="as-declared", then="allow"),
+            )
+        )
+
 
 class Verdict(Frozen):
     """The gate's answer, the rules that gave it, and the policy version they belong to."""
