@@ -1,7 +1,7 @@
-"""The roles that models play: a prompt, an output schema, a model, and what the role may call.
+"""The roles that models, or code, play: a prompt, an output schema, a model, and what the role may call.
 
 Rules of the file:
-- What a planner's prompt may hold is decided in `planner_view`, and nowhere else.
+- What a planner may be told is decided in `planner_view`, and nowhere else.
 - Writer, extractor and chooser see data and are quarantined: they call nothing, and what they give is untrusted.
 """
 
@@ -11,10 +11,11 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import GenericAlias
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, FiniteFloat, create_model
+from pydantic import BaseModel, BeforeValidator, Field, FiniteFloat, create_model
 
 from planner.core import finders, wire
 from planner.core.catalog import Callee, Declaration, Parameter
@@ -30,6 +31,7 @@ from planner.errors import ErrorClass, ModelError, ToolError
 from planner.llm.faults import CUT_OFF, REFUSED, Cause
 from planner.llm.model import AnswerError, Ask, Completion, Message, Model
 from planner.prompts import Prompt
+from planner.roles import ChooserView, ExtractorView, FailedStep, PlannerView, ValidatorView, WriterView
 
 STABLE_CALLEES = 40
 """Callees that a local model's prompt lists whole: about 1,000 tokens, 15 s to read once on two cores."""
@@ -117,24 +119,44 @@ class AgentError(ToolError):
 # planner -----------------------------------------------------------------------------------------------------
 
 
-def planner_view(run: Run, ask: AskPlanner) -> dict[str, str]:
-    """Everything of a run that a planner's prompt may hold.
+def planner_view(run: Run, ask: AskPlanner) -> PlannerView:
+    """Everything of a run that a planner may be told.
 
     The principal's words, what they name and whether it exists (a closed set of words), the catalogue, the plan's
     own earlier words, error classes, and problems made from the catalogue: never a value that a tool brought in.
     """
-    failures = [f"step {f.step.id} ({f.step.use or 'let'}): {f.fault.error_class}" for f in run.failures]
-    unmet = [c.text for c in run.started.criteria if c.id in run.unmet]
+    return PlannerView(
+        goal=run.started.goal,
+        callees=tuple(_shown(run, ask)),
+        named=tuple(item for item in run.started.named if item.found is not None),
+        attachments=tuple(one.name for one in run.started.attachments),
+        corrections=tuple(_corrections(run)),
+        undoable=undoable(run),
+        done=tuple(_finished(run)) if run.revision > 1 else (),
+        failures=tuple(
+            FailedStep(step=f.step.id, callee=f.step.use or "let", error_class=f.fault.error_class)
+            for f in run.failures
+        ),
+        unmet=tuple(c.text for c in run.started.criteria if c.id in run.unmet),
+        problems=ask.problems,
+        revision=ask.revision,
+        attempt=ask.attempt,
+    )
+
+
+def prompted(view: PlannerView) -> dict[str, str]:
+    """The view as the texts that a planner's prompt is made from."""
+    failures = [f"step {f.step} ({f.callee}): {f.error_class}" for f in view.failures]
     return {
-        "callees": wire.describe(_shown(run, ask)),
-        "goal": run.started.goal,
-        "found": "\n".join(_existence(item) for item in run.started.named if item.found is not None),
-        "done": "; ".join(_done(step) for step in _finished(run)) if run.revision > 1 else "",
-        "failures": "; ".join(dict.fromkeys([*failures, *(f"not met: {text}" for text in unmet)])),
-        "attachments": "\n".join(f"$attachments.{one.name}" for one in run.started.attachments),
-        "corrections": "\n".join(_corrections(run)),
-        "undoable": ", ".join(undoable(run)),
-        "problems": "\n".join(f"- {problem.message}" for problem in ask.problems),
+        "callees": wire.describe(view.callees),
+        "goal": view.goal,
+        "found": "\n".join(_existence(item) for item in view.named),
+        "done": "; ".join(_done(step) for step in view.done),
+        "failures": "; ".join(dict.fromkeys([*failures, *(f"not met: {text}" for text in view.unmet)])),
+        "attachments": "\n".join(f"$attachments.{name}" for name in view.attachments),
+        "corrections": "\n".join(view.corrections),
+        "undoable": ", ".join(view.undoable),
+        "problems": "\n".join(f"- {problem.message}" for problem in view.problems),
     }
 
 
@@ -192,17 +214,19 @@ async def propose(run: Run, ask: AskPlanner, model: Model, prompt: Prompt) -> tu
     """A planner's answer to `ask`, read but not checked. Raises `ModelError`."""
     catalogue = {callee.name: callee for callee in run.started.setup.callees}
     offered = [catalogue[name] for name in ask.callees]
+    view = planner_view(run, ask)
     completion = await model.complete(
         Ask(
             role="planner",
-            messages=_messages(prompt, **planner_view(run, ask)),
+            asked=view,
+            messages=_messages(prompt, **prompted(view)),
             answer_schema=wire.schema(run.started.setup.rendering, offered, run.started.named, undoable(run)),
             max_tokens=PLAN_TOKENS,
             temperature=ask.temperature,
             seed=ask.attempt,
         )
     )
-    read = wire.parse(completion.text, catalogue)
+    read = completion.plan or wire.parse(completion.text, catalogue)
     problems: tuple[Problem, ...] = read if isinstance(read, tuple) else ()
     proposed = PlanProposed(
         revision=ask.revision,
@@ -227,8 +251,9 @@ async def write(arguments: Mapping[str, Json], model: Model, prompt: Prompt) -> 
 
     Raises `AgentError` if it is empty, `AnswerError` if it was cut off or refused, `ModelError`.
     """
-    messages = _messages(prompt, task=_plain(arguments["task"]), text=_plain(arguments.get("text", "")))
-    completion = await model.complete(Ask(role="writer", messages=messages, max_tokens=WRITTEN))
+    view = WriterView(task=_plain(arguments["task"]), text=_plain(arguments.get("text", "")))
+    messages = _messages(prompt, task=view.task, text=view.text)
+    completion = await model.complete(Ask(role="writer", asked=view, messages=messages, max_tokens=WRITTEN))
     cause = _UNUSABLE.get(completion.finish)
     if cause is not None:
         what = f"model `{model.name}` {cause.says}"
@@ -257,14 +282,10 @@ async def extract(arguments: Mapping[str, Json], model: Model, prompt: Prompt) -
     """
     fields = _fields(arguments["fields"])
     inputs = _plain(arguments["inputs"])
-    shape = _record_of(fields)
-    messages = _messages(
-        prompt,
-        fields=", ".join(fields),
-        inputs=inputs,
-        task=_plain(arguments.get("task", "")),
-    )
-    answer, completions = await model.typed(Ask(role="extractor", messages=messages, max_tokens=EXTRACTED), shape)
+    view = ExtractorView(inputs=inputs, fields=fields, task=_plain(arguments.get("task", "")))
+    messages = _messages(prompt, fields=", ".join(fields), inputs=inputs, task=view.task)
+    ask = Ask(role="extractor", asked=view, messages=messages, max_tokens=EXTRACTED)
+    answer, completions = await model.typed(ask, _record_of(fields))
     record: dict[str, Json] = {
         name: _only(name, kind, inputs) or _verbatim(getattr(answer, f"f{i}"), inputs)
         for i, (name, kind) in enumerate(fields.items())
@@ -314,8 +335,15 @@ def _record_of(fields: Mapping[str, str]) -> type[BaseModel]:
         item = re.fullmatch(r"list\[(\w+)\]", kind)
         one = _PYTHON_TYPES.get(item[1] if item else kind, str)
         python: Any = GenericAlias(list, (one,)) if item else one
-        made[f"f{index}"] = (python if item or one is str else one | Literal["unknown"], Field(alias=name))
+        absent: Json = [] if item else UNKNOWN
+        either = python if item or one is str else one | Literal["unknown"]
+        made[f"f{index}"] = (Annotated[either, BeforeValidator(partial(_present, absent))], Field(alias=name))
     return create_model("Record", **made)
+
+
+def _present(absent: Json, value: object) -> object:
+    """The value; where there is none, what stands for that."""
+    return absent if value is None else value
 
 
 _FINDERS: Mapping[str, Callable[[str], list[str]]] = {
@@ -360,13 +388,12 @@ async def choose(arguments: Mapping[str, Json], model: Model, prompt: Prompt) ->
         raise ToolError("T-314", f"`agent.choose` needs at least two options, not `{raw}`", error_class="invalid")
     chosen: Any = Literal[tuple(options)]
     shape = create_model("Choice", __base__=_Choice, option=(chosen, ...))
-    messages = _messages(
-        prompt,
-        question=_plain(arguments["question"]),
-        options=", ".join(options),
-        text=_plain(arguments["inputs"]),
+    view = ChooserView(
+        question=_plain(arguments["question"]), options=tuple(options), inputs=_plain(arguments["inputs"])
     )
-    answer, completions = await model.typed(Ask(role="chooser", messages=messages, max_tokens=CHOSEN), shape)
+    messages = _messages(prompt, question=view.question, options=", ".join(options), text=view.inputs)
+    ask = Ask(role="chooser", asked=view, messages=messages, max_tokens=CHOSEN)
+    answer, completions = await model.typed(ask, shape)
     return Answered(answer.option, completions)
 
 
@@ -403,10 +430,10 @@ async def opine(
     goal: str, criterion: str, outcome: Json, model: Model, prompt: Prompt
 ) -> tuple[bool, Sequence[Completion]]:
     """Whether an able model holds that the outcome meets the criterion. Raises `ModelError`."""
+    view = ValidatorView(goal=goal, criterion=criterion, outcome=outcome)
     messages = _messages(prompt, goal=goal, criterion=criterion, outcome=_plain(outcome))
-    opinion, completions = await model.typed(
-        Ask(role="validator", messages=messages, max_tokens=VERDICT_TOKENS), _Opinion
-    )
+    ask = Ask(role="validator", asked=view, messages=messages, max_tokens=VERDICT_TOKENS)
+    opinion, completions = await model.typed(ask, _Opinion)
     return opinion.is_met, completions
 
 

@@ -44,10 +44,12 @@ from planner.errors import UserError
 from planner.goals import attached, goal_text, looked_up, plan_given
 from planner.journal import Journal, Requestable, SqliteJournal
 from planner.llm.model import Model
+from planner.llm.played import played
 from planner.llm.pool import Consent, Pool
 from planner.outside import Outside
 from planner.prompts import Prompt
 from planner.results import Result, result_of
+from planner.roles import Roles
 from planner.runner import Runner, forked
 from planner.slots import LIMIT, Slots
 from planner.telemetry import Telemetry
@@ -74,8 +76,9 @@ class Assistant:
     """Goals in, checked work out. Use as `async with`, or close it.
 
     `tools` are functions marked with `@tool`, or a `Toolbox`; `model` is a litellm name, `local`, or any `Model`;
-    `approver` answers approval cards (without one, a run that needs a person waits). Files are read and written in
-    `workspace` (default: the working directory); runs are kept in `state` (default: the user's state folder).
+    `roles` are the roles that functions play instead of a model; `approver` answers approval cards (without one, a
+    run that needs a person waits). Files are read and written in `workspace` (default: the working directory); runs
+    are kept in `state` (default: the user's state folder). Raises `UserError` for what cannot be.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Assistant:
         tools: Sequence[Callable[..., Any]] | Toolbox = (),
         *,
         model: str | Model | None = None,
+        roles: Roles | None = None,
         approver: Approver | None = None,
         policy: Policy | None = None,
         workspace: Path | str | None = None,
@@ -124,6 +128,7 @@ class Assistant:
         self.pool = Pool(
             self.settings.models,
             named=model,
+            played=played(roles or {}),
             environ=self._environ,
             consent=consent,
             progress=progress,
@@ -391,7 +396,7 @@ class Assistant:
             rendering=planner.profile.rendering if planner else "plain",
             can_judge=is_judged and (await self.pool.of("validator")).profile.can_judge,
             assistant_hash=self._content,
-            offered_callees=self.settings.tools.shown,
+            offered_callees=len(self.catalogue) if "planner" in self.pool.played else self.settings.tools.shown,
             on_ask=self._on_ask,
             workspace=str(self.workspace),
         )

@@ -36,11 +36,11 @@ MAX_ATTACHED = 1_000_000
 
 
 def attached(texts: Mapping[str, str]) -> tuple[Attachment, ...]:
-    """The texts as attachments, by names that a plan can say. Raises `UserError` U-304 for too much of them."""
+    """The texts as attachments, by names that a plan can say. Raises `UserError` U-305 for too much of them."""
     size = sum(map(len, texts.values()))
     if size > MAX_ATTACHED:
         what = f"the attachments have {size:,} characters, more than {MAX_ATTACHED:,}"
-        raise UserError("U-304", what, hint="Put large files into the workspace, and name them in the goal.")
+        raise UserError("U-305", what, hint="Put large files into the workspace, and name them in the goal.")
     taken: dict[str, Attachment] = {}
     for source, text in texts.items():
         word = re.sub(r"[^a-z0-9]+", "_", source.casefold()).strip("_") or "text"
@@ -51,7 +51,7 @@ def attached(texts: Mapping[str, str]) -> tuple[Attachment, ...]:
 
 
 def read_attached(paths: Iterable[Path]) -> dict[str, str]:
-    """The texts of files by their names. Raises `UserError` U-305 for one that cannot be read as text."""
+    """The texts of files by their names. Raises `UserError` U-306 for one that cannot be read as text."""
     texts: dict[str, str] = {}
     for path in paths:
         try:
@@ -59,7 +59,7 @@ def read_attached(paths: Iterable[Path]) -> dict[str, str]:
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             hint = "Attach a text file, or put the file into the workspace and name it in the goal."
-            raise UserError("U-305", f"`{path}` cannot be attached: {reason}", hint=hint) from error
+            raise UserError("U-306", f"`{path}` cannot be attached: {reason}", hint=hint) from error
     return texts
 
 

@@ -299,8 +299,15 @@ ASK = AskPlanner(
 )
 
 
+def viewed(run: Run, ask: AskPlanner) -> Mapping[str, str]:
+    """What the prompt is made from; neither that nor what code would be shown holds what a tool said."""
+    view = agents.planner_view(run, ask)
+    assert SECRET not in view.model_dump_json()
+    return agents.prompted(view)
+
+
 def test_a_planner_is_told_what_happened_in_the_plans_own_words_and_never_what_a_tool_said(failed: Run) -> None:
-    view = agents.planner_view(failed, ASK)
+    view = viewed(failed, ASK)
     assert view == {
         "callees": "files.read(path) -> any: Read\ntext.upper(text) -> any: Upper case",
         "goal": "Shout a.txt",
@@ -323,7 +330,7 @@ def test_a_planner_is_told_which_criteria_were_not_met(given: Given, accepted: A
         ReviewFailed(criteria=("c2",)),
         PlanAbandoned(revision=2, reason="a criterion failed"),
     )
-    view = agents.planner_view(run, ASK)
+    view = viewed(run, ASK)
     assert view["failures"] == "not met: It rhymes"
     assert view["done"] == "s1 = let({})"
 
@@ -333,18 +340,18 @@ def test_of_an_input_that_somebody_else_changed_a_planner_is_told_only_that_it_i
 ) -> None:
     said = Steered(by="user", text="in French", inputs={"day": "Monday"})
     run = given(*accepted(Step(id="s1", let=1)), said, Steered(by="mallory", inputs={"file": SECRET}))
-    view = agents.planner_view(run, ASK)
+    view = viewed(run, ASK)
     assert view["corrections"] == 'in French\nday is now "Monday"\nfile is another one now'
 
 
 def test_a_first_plan_is_asked_for_without_history(given: Given, started: Callable[..., Event]) -> None:
-    view = agents.planner_view(given(started("Do it")), ASK)
+    view = viewed(given(started("Do it")), ASK)
     assert (view["done"], view["failures"], view["found"]) == ("", "", "")
 
 
 def test_under_a_grammar_a_small_catalogue_is_listed_whole(given: Given, started: Callable[..., Event]) -> None:
     run = given(started("Do it", rendering="grammar"))
-    assert len(agents.planner_view(run, ASK)["callees"].splitlines()) == len(run.started.setup.callees)
+    assert len(viewed(run, ASK)["callees"].splitlines()) == len(run.started.setup.callees)
 
 
 @pytest.mark.parametrize("rendering", ["grammar", "strict", "plain"])

@@ -76,7 +76,7 @@ def test_names_of_attachments_can_be_said_by_a_plan_and_are_never_the_same() -> 
 def test_too_much_is_refused() -> None:
     with pytest.raises(UserError, match="1,000,001 characters, more than 1,000,000") as caught:
         attached({"a": "x" * (MAX_ATTACHED + 1)})
-    assert caught.value.code == "U-304"
+    assert caught.value.code == "U-305"
 
 
 def test_files_are_read_as_text_or_refused(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_files_are_read_as_text_or_refused(tmp_path: Path) -> None:
     for name, what in (("c.bin", "it is not UTF-8 text"), ("gone.txt", "No such file")):
         with pytest.raises(UserError, match=what) as caught:
             read_attached([tmp_path / name])
-        assert caught.value.code == "U-305"
+        assert caught.value.code == "U-306"
 
 
 # plans that come along

@@ -19,8 +19,10 @@ from planner.config import Price
 from planner.core.events import Usage
 from planner.core.labels import Frozen, Json
 from planner.core.ledger import Rate
+from planner.core.plan import Plan
 from planner.errors import ErrorClass, ModelError, PlannerError
 from planner.llm.schema import unfenced
+from planner.roles import Asked
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -57,6 +59,8 @@ class Ask(Frozen):
     temperature: float = 0.0
     seed: int = 0
     case: str = ""
+    asked: Asked | None = Field(default=None, exclude=True, repr=False)
+    """What the messages say, as a value, for code that plays the role."""
 
     def key(self, alias: str) -> str:
         """A hash of what is asked of the model `alias`; the provider's wire format does not enter it."""
@@ -96,6 +100,8 @@ class Completion(Frozen):
     """An answer: its text, why it ended, what it used, and the full exchange for the record."""
 
     text: str
+    plan: Plan | None = Field(default=None, exclude=True, repr=False)
+    """The plan itself, where code plays the planner and gave one; a model only ever gives text."""
     finish: Literal["stop", "length", "refused"] = "stop"
     usage: Usage = Usage()
     exchange: Json = None

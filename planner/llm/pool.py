@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from itertools import chain
+from types import MappingProxyType
 
 from planner import config
 from planner.core.ledger import Rate
@@ -36,13 +37,17 @@ LOCAL_TIMEOUT_S = 900.0
 
 
 class Pool:
-    """Models by role. `named` (a name or a ready `Model`) goes before all settings; `close` lets go of all."""
+    """Models by role. `played` goes before `named` (a name or a ready `Model`), and that before all settings.
+
+    `close` lets go of all.
+    """
 
     def __init__(
         self,
         settings: config.Models,
         *,
         named: str | Model | None = None,
+        played: Mapping[str, Model] = MappingProxyType({}),
         environ: Mapping[str, str],
         consent: Consent | None = None,
         progress: Callable[[int, int], None] | None = None,
@@ -50,6 +55,8 @@ class Pool:
     ) -> None:
         self._settings = settings
         self._named = named
+        self.played = played
+        """The roles that need no model, for code plays them."""
         self._environ = environ
         self._consent = consent
         self._progress = progress
@@ -70,6 +77,8 @@ class Pool:
 
         Raises `ModelError` if there is none, or it cannot be started; of a chain, if that is so for all.
         """
+        if role in self.played:
+            return self.played[role]
         if not (self._named is None or isinstance(self._named, str)):
             return self._named
         names = self._names(role, cheaper=cheaper)
@@ -85,11 +94,13 @@ class Pool:
 
         Nothing is reached, started or downloaded for it; litellm, which knows most prices, may be imported.
         """
+        wanted = tuple(roles)
+        free = {role: await rate_of(self.played[role]) for role in wanted if role in self.played}
         if not (self._named is None or isinstance(self._named, str)):
-            return dict.fromkeys(roles, await rate_of(self._named))
-        chains = {role: self._names(role) for role in roles}
+            return dict.fromkeys(wanted, await rate_of(self._named)) | free
+        chains = {role: self._names(role) for role in wanted if role not in free}
         known = {name: await self._rate(name) for name in dict.fromkeys(chain.from_iterable(chains.values()))}
-        return {role: dearest([known[name] for name in names]) for role, names in chains.items()}
+        return {role: dearest([known[name] for name in names]) for role, names in chains.items()} | free
 
     async def close(self) -> None:
         """Close the models and end what was started for them, also where closing one of them fails."""
