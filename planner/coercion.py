@@ -23,6 +23,7 @@ from pydantic_core import CoreSchema, core_schema
 from typing_extensions import is_typeddict  # knows both kinds of `TypedDict`
 
 from planner.core import finders
+from planner.core.catalog import ATOMS, is_type
 from planner.core.labels import Json
 
 
@@ -125,6 +126,30 @@ class _Choices:
         if found is None:
             raise ValueError(f"choose one of {', '.join(f'`{word}`' for word in self.words)}")
         return found
+
+
+def annotation_of(word: str, choices: Sequence[str] = ()) -> Any:  # noqa: ANN401 - annotations have no type
+    """The annotation that a word of the plan language stands for. Raises `ValueError` for what is no type."""
+    if choices:
+        return Literal[tuple(choices)]
+    if not is_type(word):
+        raise ValueError(f"`{word}` is no type")
+    if word in _WORDS:
+        return _WORDS[word]
+    if word in ATOMS:
+        return Annotated[str, Kind(word)]
+    return GenericAlias(list, (annotation_of(word.removeprefix("list[").removesuffix("]")),))
+
+
+_WORDS: dict[str, Any] = {
+    "any": Any,
+    "text": str,
+    "number": Number,
+    "integer": int,
+    "boolean": bool,
+    "record": Record,
+    "table": Table,
+}
 
 
 # values -----------------------------------------------------------------------------------------------------

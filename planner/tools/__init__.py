@@ -14,6 +14,7 @@ from planner.coercion import (
     Table,
     Url,
 )
+from planner.core.catalog import Parameter
 from planner.core.labels import Json
 from planner.tools.declaration import Options, Tool, ToolContext, tool
 from planner.tools.folder import folder_hash
@@ -30,6 +31,7 @@ __all__ = [
     "Json",
     "Number",
     "Options",
+    "Parameter",
     "Record",
     "Span",
     "Table",

@@ -8,20 +8,22 @@ Rules of the file:
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from string import Formatter
-from typing import Any, Literal, TypedDict, TypeVar, Unpack, get_type_hints, overload
+from typing import Any, Literal, NamedTuple, TypedDict, TypeVar, Unpack, get_type_hints, overload
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
-from planner.coercion import Shape, shape
-from planner.core.catalog import RESERVED, Callee, Declaration, Effect, Parameter
-from planner.core.labels import Integrity
+from planner.coercion import Shape, annotation_of, shape
+from planner.core.catalog import ATOMS, RESERVED, Callee, Declaration, Effect, Parameter
+from planner.core.labels import Integrity, Json
 from planner.errors import UserError
+from planner.tools.schemas import parameters as read_schema
 
 F = TypeVar("F", bound=Callable[..., object])
 MARK = "__planner_tool__"
@@ -115,28 +117,65 @@ class _MisfitError(Exception):
 def registered(function: Callable[..., object]) -> Tool:
     """The function as a tool called `<module>.<function>`. Raises `UserError` T-103 to T-108."""
     options: Options = getattr(function, MARK, Options())
-    module = function.__module__.rpartition(".")[2].strip("_")
-    name = options.get("name", f"{module}.{function.__name__.rstrip('_')}")
+    name = options.get("name") or _name_of(function)
+    with _named(name, function):
+        return _tool(function, name, options, _signature(function))
+
+
+def declared(
+    name: str,
+    function: Callable[..., object],
+    options: Options,
+    *,
+    parameters: Sequence[Parameter] | Mapping[str, Json],
+    result: str,
+) -> Tool:
+    """A function as a tool of that name, whatever its annotations. Raises `UserError` T-103 to T-108."""
+    with _named(name, function):
+        return _tool(function, name, options, _told(parameters, result))
+
+
+def _name_of(function: Callable[..., object]) -> str:
+    """`<module>.<function>`, without the marks that keep names apart."""
+    module = str(getattr(function, "__module__", ""))
+    return f"{module.rpartition('.')[2].strip('_')}.{_own_name(function).rstrip('_')}"
+
+
+def _own_name(function: Callable[..., object]) -> str:
+    """What a function is called; what is none goes by its class."""
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+@contextmanager
+def _named(name: str, function: Callable[..., object]) -> Iterator[None]:
+    """Says which tool does not fit, and where its function stands."""
     try:
-        return _tool(function, name, options)
+        yield
     except _MisfitError as error:
         code = getattr(inspect.unwrap(function), "__code__", None)
         place = f" ({code.co_filename}:{code.co_firstlineno})" if code else ""
         raise UserError(error.code, f"tool `{name}`{place}: {error.what}", hint=error.hint) from error
 
 
-def _tool(function: Callable[..., object], name: str, options: Options) -> Tool:
+class _Form(NamedTuple):
+    """What a tool takes and gives: a shape for each argument, and the arguments as a catalogue shows them."""
+
+    shapes: Mapping[str, Shape]
+    result: Shape
+    parameters: tuple[Parameter, ...]
+
+
+def _tool(function: Callable[..., object], name: str, options: Options, form: _Form) -> Tool:
     _check_name(name)
-    shapes, result, parameters = _signature(function)
     summary = options.get("summary") or inspect.cleandoc(function.__doc__ or "").partition("\n")[0].rstrip(".")
     if not summary:
         raise _MisfitError("T-106", "it has no docstring", "Say in one short line what it does.")
     callee = Callee(
         name=name,
         summary=summary,
-        parameters=parameters,
-        result=result.word,
-        declaration=_declaration(options, tuple(shapes)),
+        parameters=form.parameters,
+        result=form.result.word,
+        declaration=_declaration(options, tuple(form.shapes)),
         converts=options.get("converts", False),
         keywords=options.get("keywords", ()),
     )
@@ -145,8 +184,8 @@ def _tool(function: Callable[..., object], name: str, options: Options) -> Tool:
         function=function,
         probe=options.get("probe"),
         undo=options.get("undo"),
-        arguments={argument: _adapter(found.annotation) for argument, found in shapes.items()},
-        result=_adapter(get_type_hints(function, include_extras=True)["return"]),
+        arguments={argument: _adapter(found.annotation) for argument, found in form.shapes.items()},
+        result=_adapter(form.result.annotation),
     )
 
 
@@ -162,8 +201,8 @@ def _check_name(name: str) -> None:
 # the signature ------------------------------------------------------------------------------------------------
 
 
-def _signature(function: Callable[..., object]) -> tuple[dict[str, Shape], Shape, tuple[Parameter, ...]]:
-    """The shapes of the arguments and of the result, and the arguments as a catalogue shows them."""
+def _signature(function: Callable[..., object]) -> _Form:
+    """The form of a function by its annotations; its result is taken as it is, not brought into shape."""
     try:
         hints = get_type_hints(function, include_extras=True)
     except (NameError, AttributeError, TypeError) as error:
@@ -179,7 +218,18 @@ def _signature(function: Callable[..., object]) -> tuple[dict[str, Shape], Shape
             raise _MisfitError("T-105", f"`{parameter}` is no named argument", "Name every argument.")
         found = shapes[parameter.name] = _shape(parameter.name, hints)
         parameters.append(_parameter(parameter, found, described.get(parameter.name, "")))
-    return shapes, _shape("return", hints), tuple(parameters)
+    result = replace(_shape("return", hints), annotation=hints["return"])
+    return _Form(shapes, result, tuple(parameters))
+
+
+def _told(given: Sequence[Parameter] | Mapping[str, Json], result: str) -> _Form:
+    """The form of a tool as somebody told it: `Parameter` values, or the JSON schema of its arguments."""
+    parameters = read_schema(given) if isinstance(given, Mapping) else tuple(given)
+    try:
+        shapes = {p.name: shape(annotation_of(p.type, p.choices)) for p in parameters}
+        return _Form(shapes, Shape(result, annotation_of(result)), parameters)
+    except ValueError as error:
+        raise _MisfitError("T-105", str(error), f"Write one of {', '.join(ATOMS)}, or `list[...]`.") from error
 
 
 def _shape(name: str, hints: Mapping[str, Any]) -> Shape:
@@ -228,8 +278,8 @@ def _version(function: Callable[..., object], callee: Callee) -> str:
     """A short hash that changes with the source or the declaration."""
     try:
         source = inspect.getsource(function)
-    except OSError:  # typed into a console
-        source = str(inspect.signature(function))
+    except (OSError, TypeError):  # typed into a console, or no function but something that can be called
+        source = _own_name(function)
     return sha256(f"{source}\0{callee.model_dump_json()}".encode()).hexdigest()[:12]
 
 
@@ -257,7 +307,7 @@ def _declaration(options: Options, arguments: tuple[str, ...]) -> Declaration:
     if options["effect"] == "pure":
         said.setdefault("resource", ())
     undo = options.get("undo")
-    said |= {"control": control, "payload": payload, "undo": undo and undo.__name__}
+    said |= {"control": control, "payload": payload, "undo": undo and _own_name(undo)}
     try:
         return Declaration.model_validate({"reversible": undo is not None} | said)
     except ValidationError as error:
@@ -294,6 +344,8 @@ def _check_companions(options: Options, arguments: tuple[str, ...]) -> None:
         hint = 'Say `out="fields", bounded_fields=("name",)`.'
         raise _MisfitError("T-108", "`bounded_fields` and `out` do not agree", hint)
     for companion in filter(None, (options.get("probe"), options.get("undo"))):
-        if {*inspect.signature(companion).parameters} - {"context"} != {*arguments}:
+        taken = inspect.signature(companion).parameters
+        takes_all = any(one.kind is one.VAR_KEYWORD for one in taken.values())
+        if not takes_all and {*taken} - {"context"} != {*arguments}:
             hint = f"Give it the arguments {', '.join(arguments)}, and `context` if it needs that."
-            raise _MisfitError("T-108", f"`{companion.__name__}` has other arguments than the tool", hint)
+            raise _MisfitError("T-108", f"`{_own_name(companion)}` has other arguments than the tool", hint)

@@ -12,20 +12,20 @@ import asyncio
 import difflib
 import inspect
 import json
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from pydantic import ValidationError
 
 from planner.core.catalog import Callee, Catalogue, Parameter
 from planner.core.labels import Json
 from planner.errors import JournalError, PlannerError, ToolError, UserError
-from planner.tools.declaration import Tool, ToolContext, registered
+from planner.tools.declaration import Options, Tool, ToolContext, declared, registered
 from planner.tools.folder import load
 from planner.tools.threads import in_thread
 
@@ -85,6 +85,24 @@ class Toolbox:
             hint = "Go on with the run anew, so that the call is judged again."
             raise ToolError("T-210", what, error_class="conflict", hint=hint)
 
+    def declare(
+        self,
+        name: str,
+        function: Callable[..., object],
+        /,
+        *,
+        parameters: Sequence[Parameter] | Mapping[str, Json],
+        result: str = "any",
+        **declaration: Unpack[Options],
+    ) -> Toolbox:
+        """These tools and one more: a function that is called as `function(**arguments)` and needs no annotations.
+
+        `parameters` are `Parameter` values or the JSON schema of the arguments; `result` is a type of the plan
+        language; the rest is what `@tool` may say. Raises `UserError` T-103 to T-108.
+        """
+        tool = declared(name, function, declaration, parameters=parameters, result=result)
+        return self.merged(Toolbox({name: tool}))
+
     async def call(self, name: str, arguments: Mapping[str, Json], context: ToolContext) -> Json:
         """The tool's result as JSON; a function that is not `async` runs in a thread of its own.
 
@@ -137,16 +155,32 @@ def _bound(
         what = f"`{name}` has no argument `{unknown}`; it has {', '.join(names) or 'none'}"
         raise ToolError("T-202", what, error_class="invalid", choices=names)
     given: dict[str, object] = {}
+    taken = _taken(function)
     for parameter in parameters:
         value = arguments.get(parameter.name)
         if parameter.required and parameter.name not in arguments:
             what = f"`{name}` needs the argument `{parameter.name}` ({parameter.type})"
             raise ToolError("T-202", what, error_class="invalid", choices=names)
         is_left_out = value is None and not parameter.required
+        if is_left_out and parameter.default is None and not _needs(taken.get(parameter.name)):
+            continue
         given[parameter.name] = parameter.default if is_left_out else _validated(tool, parameter, value)
-    if "context" in inspect.signature(function).parameters and "context" not in names:
+    if "context" in taken and "context" not in names:
         given["context"] = _scoped(tool.callee, context)
     return given
+
+
+def _taken(function: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
+    """The arguments that a function names."""
+    try:
+        return inspect.signature(function).parameters
+    except ValueError:  # some that are built in do not say
+        return {}
+
+
+def _needs(taken: inspect.Parameter | None) -> bool:
+    """Whether a function cannot be called without this argument."""
+    return taken is not None and taken.default is taken.empty
 
 
 def _validated(tool: Tool, parameter: Parameter, value: Json) -> object:
@@ -183,7 +217,7 @@ async def _performed(
     finish: Callable[[object], R],
 ) -> R:
     given = _bound(tool, function, arguments, context)
-    if inspect.iscoroutinefunction(function):
+    if _is_async(function):
 
         async def work() -> R:
             with _boundary(tool.callee):
@@ -196,6 +230,12 @@ async def _performed(
             return finish(function(**given))
 
     return await in_thread(run, name=tool.callee.name)
+
+
+def _is_async(function: Callable[..., object]) -> bool:
+    """Whether it is `async`, or an object whose call is."""
+    call = getattr(function, "__call__", None)  # noqa: B004 - not whether it can be called, but how
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
 
 async def _stoppable(work: Coroutine[Any, Any, R]) -> R:
