@@ -1,7 +1,7 @@
 """An agent runtime: a planner model turns a goal into a checked plan, and the plan runs durably.
 
-The names below are the public interface. Each is imported when it is first used, so that `import planner` and
-`planner --help` come at once.
+The names below are the public interface, with the types of arguments in `planner.tools` and the views of roles in
+`planner.roles`. Each is imported when it is first used, so that `import planner` and `planner --help` come at once.
 """
 
 from __future__ import annotations
@@ -27,16 +27,15 @@ if TYPE_CHECKING:
         UserError,
     )
     from planner.llm.model import ScriptedModel
+    from planner.reading import Decision
     from planner.results import Result
-    from planner.tools import Date, FilePath, FolderPath, Table, ToolContext, tool
+    from planner.tools import Toolbox, ToolContext, tool
 
 __all__ = [
     "Approver",
     "Assistant",
     "Card",
-    "Date",
-    "FilePath",
-    "FolderPath",
+    "Decision",
     "Integrity",
     "JournalError",
     "Label",
@@ -55,9 +54,9 @@ __all__ = [
     "Said",
     "ScriptedModel",
     "Step",
-    "Table",
     "ToolContext",
     "ToolError",
+    "Toolbox",
     "UserError",
     "run_sync",
     "tool",
@@ -81,8 +80,9 @@ _HOMES = {
         "UserError",
     ),
     "planner.llm.model": ("ScriptedModel",),
+    "planner.reading": ("Decision",),
     "planner.results": ("Result",),
-    "planner.tools": ("Date", "FilePath", "FolderPath", "Table", "ToolContext", "tool"),
+    "planner.tools": ("ToolContext", "Toolbox", "tool"),
 }
 
 if not TYPE_CHECKING:  # a type checker is to know these names and no others

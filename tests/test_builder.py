@@ -11,9 +11,9 @@ from typing import Any, assert_type
 import pytest
 import yaml
 
-from planner import Assistant, FilePath, FolderPath, Plan, PlanError, Result, Step, ToolContext, UserError, tool
+from planner import Assistant, Plan, PlanError, Result, Step, ToolContext, UserError, tool
 from planner.builder import PlanBuilder
-from planner.tools import Toolbox
+from planner.tools import FilePath, FolderPath, Toolbox
 
 MAP = (Path(__file__).resolve().parents[1] / "docs" / "architecture.md").read_text()
 
