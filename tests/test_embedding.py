@@ -1,15 +1,25 @@
-"""Planner inside another program: what is allowed by default and by declaration, and plans of one's own."""
+"""Planner inside another program, as `docs/embedding.md` tells it: what is allowed, own plans, and the example."""
 
 from __future__ import annotations
 
+import ast
+import asyncio
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from planner import Assistant, Policy, Result, Rule, UserError, run_sync, tool
+from planner import Assistant, Card, Plan, Policy, Principal, Result, Rule, Toolbox, UserError, roles, run_sync, tool
 from planner.core.labels import Json
+from planner.tools import Parameter
 
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = (ROOT / "docs" / "embedding.md").read_text()
+EXAMPLE, DECLARING, _, ANSWERING = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+(TOLD,) = re.findall(r"^```text\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 DONE: list[str] = []
 
 
@@ -82,3 +92,68 @@ def test_a_plan_may_come_as_an_object_and_one_that_is_none_begins_no_run(tmp_pat
     assert ran(tmp_path, "", plan=plan).value == 2
     with pytest.raises(UserError, match=r"U-452.*`steps\[0\].let_` of the plan"):
         ran(tmp_path, "", plan={"steps": [{"id": "s1", "let_": 1}]})
+
+
+# the page ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_shows_the_example_as_it_stands() -> None:
+    assert (ROOT / "examples" / "bank.py").read_text() == EXAMPLE
+
+
+def test_the_example_runs_without_a_model_and_says_what_the_page_says(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "examples" / "bank.py")]
+    environ = {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "PATH": ""}
+    ran = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    wanted, said = (sorted(text.splitlines()) for text in (TOLD, ran.stdout))  # what is apart may come in any order
+    assert said == wanted, "run `python examples/bank.py`, and copy what it says into docs/embedding.md"
+
+
+def test_a_tool_is_declared_as_the_page_declares_it() -> None:
+    async def pay_anybody(**arguments: Json) -> Json:
+        return arguments
+
+    names = {"read_mail": pay, "balance": look, "pay": pay_anybody, "Toolbox": Toolbox, "Parameter": Parameter}
+    names |= {"Assistant": lambda box: box}
+    pages_own = DECLARING.replace('"bank.pay"', '"bank.transfer"')
+    exec(compile(pages_own, "<embedding>", "exec"), names)
+    callee = names["assistant"].catalogue["bank.transfer"]  # type: ignore[attr-defined]
+    assert (callee.declaration.effect, callee.result, len(callee.parameters)) == ("spend", "text", 2)
+
+
+def test_cards_are_answered_later_as_the_page_answers_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def work() -> Result:
+        async with Assistant([pay], workspace=tmp_path, state=tmp_path / "state", environ={}) as assistant:
+            plan = Plan.model_validate({"steps": [{"id": "s1", "use": "bank.pay", "args": {"to": "ada"}}]})
+            body = ANSWERING.replace("assistant.run(goal,", "assistant.run(goal, plan=plan,")
+            code = compile(body, "<embedding>", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+            names: dict[str, Any] = {"assistant": assistant, "Principal": Principal, "goal": "Pay", "plan": plan}
+            await eval(code, names)
+            result: Result = names["result"]
+            return result
+
+    assert asyncio.run(work()).status == "denied"
+    assert capsys.readouterr().out.startswith("s1 bank.pay {'to': 'ada'} ")
+
+
+def test_the_page_names_every_role_with_the_fields_of_its_view() -> None:
+    section = PAGE.partition("\n## Roles\n")[2].partition("\n## ")[0]
+    for role in roles.TAKEN:
+        (row,) = re.findall(rf"^\| `{role}` \| (.*) \|$", section, re.MULTILINE)
+        view = getattr(roles, f"{role.capitalize()}View")
+        assert set(view.model_fields) <= set(re.findall(r"`(\w+)`", row))
+
+
+def test_a_card_that_is_left_open_lets_the_run_wait(tmp_path: Path) -> None:
+    async def later(card: Card) -> None:
+        return None
+
+    async def work() -> Result:
+        options: Any = {"workspace": tmp_path, "state": tmp_path / "state", "environ": {}, "approver": later}
+        async with Assistant([pay], **options) as assistant:
+            return await assistant.run("Pay", plan={"steps": [{"id": "s1", "use": "bank.pay", "args": {"to": "a"}}]})
+
+    assert run_sync(work()).status == "waiting"
