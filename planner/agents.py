@@ -21,21 +21,23 @@ from planner.core import finders, wire
 from planner.core.catalog import Callee, Declaration, Parameter
 from planner.core.check import Problem
 from planner.core.commands import AskPlanner
-from planner.core.decide import PLAN_TOKENS, VERDICT_TOKENS
+from planner.core.decide import PLAN_TOKENS, VERDICT_TOKENS, may_go_on
 from planner.core.events import PlanProposed, Usage
 from planner.core.goal import Named
-from planner.core.labels import Json, Label
+from planner.core.labels import UNTRUSTED, Json, Label, join
 from planner.core.plan import Step, StepId
 from planner.core.run import Run, kept_steps
 from planner.errors import ErrorClass, ModelError, ToolError
 from planner.llm.faults import CUT_OFF, REFUSED, Cause
 from planner.llm.model import AnswerError, Ask, Completion, Message, Model
 from planner.prompts import Prompt
-from planner.roles import ChooserView, ExtractorView, FailedStep, PlannerView, ValidatorView, WriterView
+from planner.roles import ChooserView, ExtractorView, FailedStep, PlannerView, StepResult, ValidatorView, WriterView
 
 STABLE_CALLEES = 40
 """Callees that a local model's prompt lists whole: about 1,000 tokens, 15 s to read once on two cores."""
 
+SEEN = 4_000
+"""Characters of each result that a planner sees where it may: a page, or a local model's reading for 15 s."""
 WRITTEN, EXTRACTED, CHOSEN = 700, 500, 100
 """The most tokens that each agent's model writes for one call."""
 
@@ -139,6 +141,8 @@ def planner_view(run: Run, ask: AskPlanner) -> PlannerView:
         ),
         unmet=tuple(c.text for c in run.started.criteria if c.id in run.unmet),
         problems=ask.problems,
+        may_go_on=may_go_on(run),
+        results=tuple(result for result, _ in _results(run)),
         revision=ask.revision,
         attempt=ask.attempt,
     )
@@ -157,12 +161,32 @@ def prompted(view: PlannerView) -> dict[str, str]:
         "corrections": "\n".join(view.corrections),
         "undoable": ", ".join(view.undoable),
         "problems": "\n".join(f"- {problem.message}" for problem in view.problems),
+        "may_go_on": "yes" if view.may_go_on else "",
+        "results": "\n\n".join(f"{one.step} ({one.callee}):\n{one.value}" for one in view.results),
     }
 
 
 def seen_by_planner(run: Run) -> Label:
-    """The label of all that `planner_view` holds: nothing of it comes from outside but the goal of a nested run."""
-    return run.started.goal_label
+    """The label of all that `planner_view` holds. Only in the mode `open` is anything of it from outside."""
+    return join((label for _, label in _results(run)), start=run.started.goal_label)
+
+
+def _results(run: Run) -> Iterator[tuple[StepResult, Label]]:
+    """What planners may see of data, with its labels: nothing but in the mode `open`."""
+    if run.started.setup.policy.mode != "open":
+        return
+    for one in run.started.attachments:
+        label = UNTRUSTED.from_source(f"attachment:{one.name}")
+        yield StepResult(step=f"attachments.{one.name}", callee="attachment", value=_seen(one.text)), label
+    for step in _finished(run):
+        value = run.step(step.id).value
+        if value is not None:
+            result = StepResult(step=step.id, callee=step.use or "let", value=_seen(_plain(value.value)))
+            yield result, value.overall()
+
+
+def _seen(text: str) -> str:
+    return text if len(text) <= SEEN else f"{text[:SEEN]}\n... ({len(text):,} characters in all)"
 
 
 def undoable(run: Run) -> tuple[StepId, ...]:
@@ -220,7 +244,13 @@ async def propose(run: Run, ask: AskPlanner, model: Model, prompt: Prompt) -> tu
             role="planner",
             asked=view,
             messages=_messages(prompt, **prompted(view)),
-            answer_schema=wire.schema(run.started.setup.rendering, offered, run.started.named, undoable(run)),
+            answer_schema=wire.schema(
+                run.started.setup.rendering,
+                offered,
+                run.started.named,
+                undoable=view.undoable,
+                may_go_on=view.may_go_on,
+            ),
             max_tokens=PLAN_TOKENS,
             temperature=ask.temperature,
             seed=ask.attempt,

@@ -31,7 +31,7 @@ from planner.core.events import (
     Steered,
 )
 from planner.core.goal import named
-from planner.core.intrinsics import intrinsics
+from planner.core.intrinsics import RESEARCHER, intrinsics
 from planner.core.labels import Json, Labelled
 from planner.core.ledger import Budget, Rate
 from planner.core.plan import MAX_STEPS, Plan, StepPath
@@ -46,7 +46,7 @@ from planner.journal import Journal, Requestable, SqliteJournal
 from planner.llm.model import Model
 from planner.llm.played import played
 from planner.llm.pool import Consent, Pool
-from planner.outside import Outside
+from planner.outside import Delegation, Outside
 from planner.prompts import Prompt
 from planner.results import Result, result_of
 from planner.roles import Roles
@@ -153,7 +153,8 @@ class Assistant:
     @property
     def catalogue(self) -> dict[str, Callee]:
         """Everything a plan of this assistant may call, by name."""
-        return {**self.toolbox.catalogue, **AGENTS, **intrinsics(self.settings.people.roles)}
+        looking = {RESEARCHER.name: RESEARCHER} if self.policy.mode != "sealed" else {}
+        return {**self.toolbox.catalogue, **AGENTS, **looking, **intrinsics(self.settings.people.roles)}
 
     async def __aenter__(self) -> Self:
         return self
@@ -410,17 +411,21 @@ class Assistant:
             attachments=attached(attachments or {}),
         )
 
-    async def _nested(self, goal: str) -> RunStarted:
+    async def _nested(self, delegation: Delegation) -> RunStarted:
         """The first event of a run that is a step of another one, as far as it is this assistant's."""
-        return await self._started(goal, Principal(), success=None, plan=None)
+        about = delegation.about
+        return await self._started(delegation.goal, Principal(), success=None, plan=None, attachments=about)
 
     def _resumed(self, run: Run, owner: str) -> RunResumed:
         """What is another by now than what the run's calls were judged by."""
         setup, now = run.started.setup, self.catalogue
+        policy = self.policy
+        if run.started.parent is not None:  # what its planner may see was settled when it was delegated
+            policy = policy.model_copy(update={"mode": setup.policy.mode})
         newer = tuple(now[one.name] for one in setup.callees if one.name in now and now[one.name] != one)
         return RunResumed(
             owner=owner,
-            policy=self.policy if self.policy != setup.policy else None,
+            policy=policy if policy != setup.policy else None,
             callees=newer,
             assistant_hash=self._content if self._content != setup.assistant_hash else None,
         )

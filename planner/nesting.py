@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
 from planner.core.catalog import Callee
 from planner.core.commands import Call
 from planner.core.events import Fault, PauseRequested, Recorded, StepFailed, StepParked, StepSucceeded
+from planner.core.intrinsics import RESEARCHER
 from planner.core.labels import Labelled
 from planner.core.plan import StepPath, role_of
 from planner.core.run import Run, StepStatus, callee_of
 from planner.errors import JournalError, ModelError, UserError
 from planner.outcomes import child_id, ended, fault_of
-from planner.outside import UNBEGUN, Nested
+from planner.outside import UNBEGUN, Delegation, Nested
 
 BEGUN: frozenset[StepStatus] = frozenset({"started", "parked", "interrupted"})
 """A nested run whose step is in one of these may be under way, or go on some day."""
@@ -33,6 +35,17 @@ def is_paused_by(run: Run, history: Sequence[Recorded], by: str) -> bool:
     return run.is_paused and last == by
 
 
+def delegation(callee: Callee, given: Labelled) -> Delegation:
+    """What the call hands over. Who lets a goal be delegated vouches for its words, but not for a researcher's."""
+    arguments = given.value if isinstance(given.value, dict) else {}
+    goal, allow, about = str(arguments["goal"]), arguments.get("allow"), arguments.get("about")
+    if callee.name != RESEARCHER.name:
+        return Delegation(goal, tuple(map(str, allow)) if isinstance(allow, list) else ("*",))
+    text = about if isinstance(about, str) else json.dumps(about, ensure_ascii=False)
+    texts = {} if about is None else {"about": text}
+    return Delegation(goal, is_looking=True, about=texts, label=given.at(("goal",)).overall())
+
+
 async def outcome(
     nested: Nested | None, run: Run, command: Call, callee: Callee
 ) -> StepSucceeded | StepFailed | StepParked:
@@ -46,10 +59,7 @@ async def outcome(
         if role_of(path) == "undo":
             child = await nested.undo(child_id(run, command.key), by=run.id)
         else:
-            arguments = given.value if isinstance(given.value, dict) else {}
-            allow = arguments.get("allow")
-            names = tuple(map(str, allow)) if isinstance(allow, list) else ("*",)
-            child = await nested.run(run, command, goal=str(arguments["goal"]), allow=names)
+            child = await nested.run(run, command, delegation(callee, given))
     except JournalError as error:
         if role_of(path) == "undo" and error.code in UNBEGUN:
             return StepSucceeded(path=path, value=Labelled())  # there is nothing to take back

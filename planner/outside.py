@@ -11,6 +11,7 @@ from typing import Protocol
 from planner.cards import Approver
 from planner.core.commands import Call
 from planner.core.events import Recorded
+from planner.core.labels import TRUSTED, Label
 from planner.core.ledger import Budget
 from planner.core.run import Run
 from planner.journal import Journal
@@ -27,10 +28,25 @@ PATIENCE_S = 60.0
 """A run that only waits for a later time than this is given up until somebody goes on with it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Delegation:
+    """What a nested run is to do, and what it may."""
+
+    goal: str
+    allow: tuple[str, ...] = ("*",)
+    """Names or patterns of the parent's callees that it may use."""
+    is_looking: bool = False
+    """Whether it may only look, and in return its planner sees what it finds."""
+    about: Mapping[str, str] = field(default_factory=dict)
+    """Texts that it begins with."""
+    label: Label = TRUSTED
+    """Of the goal's words."""
+
+
 class Nested(Protocol):
     """Runs that are steps of other runs."""
 
-    async def run(self, parent: Run, command: Call, *, goal: str, allow: tuple[str, ...]) -> Run:
+    async def run(self, parent: Run, command: Call, delegation: Delegation) -> Run:
         """The run of that step, begun or gone on with, until it ended or can only wait."""
         ...
 

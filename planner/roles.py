@@ -31,6 +31,14 @@ class FailedStep(Frozen):
     error_class: ErrorClass
 
 
+class StepResult(Frozen):
+    """What a finished step gave, or the beginning of it."""
+
+    step: str
+    callee: str
+    value: str
+
+
 class PlannerView(Frozen):
     """What a planner is asked: a plan for the goal, over these callees."""
 
@@ -51,6 +59,10 @@ class PlannerView(Frozen):
     """Criteria that the outcome so far does not meet, in the principal's words."""
     problems: tuple[Problem, ...] = ()
     """What was wrong with the last answers."""
+    may_go_on: bool = False
+    """Whether the plan may say `then: plan`: the planner is asked again with what its steps gave."""
+    results: tuple[StepResult, ...] = ()
+    """What finished steps gave, and attachments: words of outsiders, and there only where planners may see data."""
     revision: int = 1
     attempt: int = 1
 

@@ -40,7 +40,7 @@ from planner.errors import JournalError, PlannerError, UserError
 from planner.journal import Journal, Lease, Request, Requestable
 from planner.nesting import is_paused_by
 from planner.outcomes import child_id
-from planner.outside import UNBEGUN, Outside
+from planner.outside import UNBEGUN, Delegation, Outside
 
 MAX_DEPTH = 3
 """Runs inside runs: a planner that delegates what it was given would not end."""
@@ -49,8 +49,8 @@ TAKEN_S = 10.0
 POLL_S = 0.05
 
 Observer = Callable[[Recorded], None]
-Started = Callable[[str], Awaitable[RunStarted]]
-"""The first event of a run for a goal."""
+Started = Callable[[Delegation], Awaitable[RunStarted]]
+"""The first event of a run for what is delegated."""
 Resumed = Callable[[Run, str], RunResumed]
 """With what event an owner goes on with a run: it names what is another by now than when the run was judged."""
 
@@ -198,7 +198,7 @@ class Runner:
 
     # runs that are steps of other runs
 
-    async def run(self, parent: Run, command: Call, *, goal: str, allow: tuple[str, ...]) -> Run:
+    async def run(self, parent: Run, command: Call, delegation: Delegation) -> Run:
         """The run of that step, begun or gone on with, until it ended or can only wait."""
         child = child_id(parent, command.key)
         try:
@@ -209,7 +209,7 @@ class Runner:
                 return fold(await self.history(child))
             if error.code not in UNBEGUN:
                 raise
-        return await self.begin(await self._child(parent, command, goal, allow), child)
+        return await self.begin(await self._child(parent, command, delegation), child)
 
     async def undo(self, run_id: str, *, by: str) -> Run:
         """The run, with everything that it did taken back, as far as that can be."""
@@ -243,19 +243,20 @@ class Runner:
     async def _is_paused(self, run_id: str) -> bool:
         return fold(await self._journal.read(run_id)).is_paused
 
-    async def _child(self, parent: Run, command: Call, goal: str, allow: tuple[str, ...]) -> RunStarted:
+    async def _child(self, parent: Run, command: Call, delegation: Delegation) -> RunStarted:
         """Its first event: the parent's rights or fewer, and a budget out of the parent's."""
-        own, setup = await self._started(goal), parent.started.setup
+        own, setup = await self._started(delegation), parent.started.setup
         is_deepest = setup.depth + 1 >= MAX_DEPTH
         callees = tuple(
             callee
             for callee in setup.callees
-            if any(fnmatchcase(callee.name, pattern) for pattern in allow)
+            if any(fnmatchcase(callee.name, pattern) for pattern in delegation.allow)
             and not (is_deepest and callee.kind == "plan")
+            and not (delegation.is_looking and not (callee.is_reading and callee.kind in {"tool", "agent"}))
         )
         fields = {
             "callees": callees,
-            "policy": setup.policy,
+            "policy": setup.policy.model_copy(update={"mode": "open"}) if delegation.is_looking else setup.policy,
             "budget": command.limits,
             "depth": setup.depth + 1,
             "on_ask": setup.on_ask,
@@ -270,6 +271,7 @@ class Runner:
                 "principal": parent.started.principal,
                 "setup": own.setup.model_copy(update=fields),
                 "parent": Parent(run_id=parent.id, path=command.path),
+                "goal_label": delegation.label,
             }
         )
 

@@ -328,7 +328,7 @@ def arguments_of(state: StepState) -> dict[str, Json]:
 
 def _ended(state: StepState, callee: Callee, path: str, value: Json) -> StepSucceeded:
     usage = (Usage(output_tokens=40, cost_usd=0.25),) if callee.kind == "agent" else ()
-    labelled = attest(callee, state.arguments or Labelled(value={}), value)
+    labelled = attest(callee, state.arguments or Labelled(value={}), value, path=path)
     return StepSucceeded(path=path, value=labelled, usage=usage)
 
 

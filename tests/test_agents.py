@@ -312,6 +312,8 @@ def test_a_planner_is_told_what_happened_in_the_plans_own_words_and_never_what_a
         "callees": "files.read(path) -> any: Read\ntext.upper(text) -> any: Upper case",
         "goal": "Shout a.txt",
         "attachments": "",
+        "may_go_on": "",
+        "results": "",
         "corrections": "",
         "undoable": "",
         "found": "a.txt is a file.\nb.txt does not exist yet.",

@@ -268,7 +268,7 @@ class Process:
         given = self.run.step(call.path).arguments
         assert given is not None
         value = self.draw.draw(st.sampled_from(RESULTS))
-        return StepSucceeded(path=call.path, value=attest(CATALOGUE[call.callee], given, value))
+        return StepSucceeded(path=call.path, value=attest(CATALOGUE[call.callee], given, value, path=call.path))
 
     def answer(self, path: StepPath) -> Event:
         assert self.run is not None

@@ -199,7 +199,7 @@ def outcome(life: Life, command: Call, pick: Pick) -> Event:
     callee = life.run.started.setup.catalogue[callee_at(life.run, command.path)]
     fault = Fault(code="T-1", error_class="unavailable" if pick(2) else "missing")
     events: tuple[Event, ...] = (
-        StepSucceeded(path=command.path, value=attest(callee, given_, ["x"])),
+        StepSucceeded(path=command.path, value=attest(callee, given_, ["x"], path=command.path)),
         StepFailed(path=command.path, fault=fault, attempt=command.attempt),
         StepInDoubt(path=command.path, reason="no answer"),
         RunResumed(owner="the one after a crash"),

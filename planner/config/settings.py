@@ -161,9 +161,9 @@ class Secrets(Frozen):
 
 
 def pinned(policy: Policy) -> Policy:
-    """The policy with a version made from its rules: equal rules have equal versions everywhere."""
-    rules = [rule.model_dump(mode="json") for rule in policy.rules]
-    text = json.dumps(rules, sort_keys=True, separators=(",", ":"))
+    """The policy with a version made from its terms: equal terms have equal versions everywhere."""
+    terms = policy.model_dump(mode="json", exclude={"version"})
+    text = json.dumps(terms, sort_keys=True, separators=(",", ":"))
     return policy.model_copy(update={"version": hashlib.sha256(text.encode()).hexdigest()[:16]})
 
 

@@ -21,7 +21,7 @@ from planner.core.forecast import SAID, Asked, forecast
 from planner.core.labels import Frozen, Integrity, Json
 from planner.core.ledger import Rate
 from planner.core.plan import Plan, Role, Step, StepId, every_step
-from planner.core.policy import Policy, Principal, Request, judge
+from planner.core.policy import Mode, Policy, Principal, Request, judge
 from planner.core.reach import Planned, known, planned
 from planner.core.repair import Repair
 from planner.core.worth import Appraisal, Appraised, Worth, appraise
@@ -136,6 +136,8 @@ class Certificate(Brief):
     """Steps that may fail, and then the plan with them."""
     rule_of_two: tuple[Power, ...] = ()
     """What the plan combines; all three are more than data of outsiders should meet."""
+    mode: Mode = "sealed"
+    """What planners may see of data, by the policy."""
     repairs: tuple[Repair, ...] = ()
     advice: tuple[str, ...] = ()
 
@@ -172,6 +174,7 @@ def certify(
         waits=worst.waits,
         no_path=tuple(_no_path(plan.steps, catalogue)),
         rule_of_two=powers,
+        mode=policy.mode,
         repairs=repairs,
         advice=(*advice, RULE_OF_TWO) if len(powers) == 3 else advice,
     )

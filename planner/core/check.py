@@ -54,6 +54,8 @@ class Terms:
     said: Integrity = Integrity.TRUSTED
     """What the plan's own words are worth."""
     attachments: frozenset[str] = frozenset()
+    may_go_on: bool = False
+    """Whether the planner may see what the plan's steps give, and go on from there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,9 @@ def _problems(plan: Plan, terms: Terms) -> Iterator[Problem]:
             )
     yield from _undone(plan, terms)
     yield from _answer(plan, known)
-    if not terms.is_given:
+    if plan.then == "plan" and not terms.may_go_on:
+        yield Problem(code="P-130", message="`then: plan` is for planners that may see data: leave it out")
+    if not terms.is_given and plan.then == "done":
         yield from _coverage(plan, terms)
         yield from _unused(plan, terms)
     if terms.abandoned and in_order(plan.steps) == in_order(terms.abandoned):

@@ -198,7 +198,7 @@ def _terms(run: Run, plan: Plan) -> Terms:
         goal=run.started.goal,
         found=run.started.named,
         kept=() if is_given else kept_steps(run, stale_steps(run, plan)),
-        abandoned=run.plan.steps if run.plan and not any(f.may_pass for f in run.failures) and not is_given else (),
+        abandoned=run.plan.steps if run.plan and _is_useless(run, run.plan) and not is_given else (),
         is_lenient=run.attempt >= len(LADDER) or is_given,
         is_given=is_given,
         done=frozenset(step.id for step in kept_steps(run)),
@@ -206,7 +206,13 @@ def _terms(run: Run, plan: Plan) -> Terms:
         failed=() if is_given else tuple(failure.step for failure in run.failures if not failure.may_pass),
         said=run.proposal.label.integrity if run.proposal is not None else Integrity.TRUSTED,
         attachments=frozenset(one.name for one in run.started.attachments),
+        may_go_on=may_go_on(run) and not is_given,
     )
+
+
+def _is_useless(run: Run, last: Plan) -> bool:
+    """Whether the same plan once more could only fail as it did: it was to be the last, and nothing passes."""
+    return last.then == "done" and not any(failure.may_pass for failure in run.failures)
 
 
 def _undo_first(run: Run, accepted: PlanAccepted) -> Record | None:
@@ -291,6 +297,8 @@ def _settle(view: values.View) -> Command:
     failure = next(failures_of(view.run), None)
     if failure is not None:
         return _give_up(view.run, failure.fault, reason=f"step `{failure.path}` failed")
+    if view.plan.then == "plan":
+        return Record(PlanAbandoned(revision=view.run.revision + 1, reason="it goes on", is_next=True))
     try:
         decided = review(view)
     except PlanError as error:
@@ -326,12 +334,17 @@ def _lacks_input(run: Run) -> bool:
     return any(item.is_absent_source for item in run.started.named)
 
 
+def may_go_on(run: Run) -> bool:
+    """Whether the planner may see what the steps gave, and plan on from there."""
+    return run.started.setup.policy.mode == "open" and run.turns < run.started.setup.max_turns
+
+
 def _may_replan(run: Run) -> bool:
     """Whether another plan may be tried; never with an effect in doubt, for that plan might repeat it."""
     in_doubt = any(is_undecided(state) for state in run.steps.values())
     replans = run.started.setup.max_replans + len(run.corrections)
     is_planned = run.started.plan is None and not any(correction.plan for correction in run.corrections)
-    return is_planned and run.revision <= replans and not in_doubt
+    return is_planned and run.revision - run.turns <= replans and not in_doubt
 
 
 def _conclude(run: Run) -> Record:

@@ -33,7 +33,8 @@ def judged(run: Run, callee: Callee, arguments: Labelled) -> Verdict:
     """What the gate says to the call now."""
     setup = run.started.setup
     given = _endorsed(run, callee, arguments)
-    return judge(setup.policy, Request(run.started.principal, callee, given, words=run.words))
+    request = Request(run.started.principal, callee, given, words=run.words, said=run.said.integrity)
+    return judge(setup.policy, request)
 
 
 def rejudged(run: Run, path: StepPath) -> StepJudged:

@@ -78,6 +78,21 @@ GOAL = Callee(
 )
 
 
+RESEARCHER = Callee(
+    name="agent.researcher",
+    kind="plan",
+    summary="Find out what a goal needs to know, by looking wherever that leads; it changes nothing",
+    parameters=(
+        Parameter(name="goal", description="what is to be found out"),
+        Parameter(name="about", type="any", required=False, description="a text or value to begin with"),
+    ),
+    result="any",
+    declaration=Declaration(effect="read", payload=("goal", "about"), on_doubt="idempotent", out="untrusted"),
+    keywords=("research", "look", "find", "follow", "explore", "investigate"),
+)
+"""A run of its own whose planner sees data, and may only look."""
+
+
 def human(role: str) -> Callee:
     """A question to whoever plays `role`."""
     return Callee(

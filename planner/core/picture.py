@@ -9,6 +9,7 @@ from planner.core.certificate import Certificate, Change, Flow, Gate
 from planner.core.expr import expression_names, names
 from planner.core.labels import Json
 from planner.core.plan import GIVEN, Plan, Step, StepId, every_step, own_names, reads
+from planner.core.policy import Mode
 
 # flowchart --------------------------------------------------------------------------------------------------
 
@@ -128,12 +129,19 @@ def told(certificate: Certificate) -> tuple[str, ...]:
     lines = lines or [("changes", "nothing")]
     lines += [("asks", _gate(gate)) for gate in certificate.gates]
     lines += [("flows", _flow(flow)) for flow in certificate.flows if flow.is_too_low or flow.is_recipient]
+    lines += [("mode", _MODES[certificate.mode])] if certificate.mode in _MODES else []
     lines += [("at most", _most(certificate))] if certificate.calls != 0 or certificate.seconds else []
     lines += [("waits", f"{', '.join(certificate.waits)}: nobody can say how long")] if certificate.waits else []
     lines += [("no path", f"around a failure of {', '.join(certificate.no_path)}")] if certificate.no_path else []
     lines += [("mended", repair.message) for repair in certificate.repairs]
     lines += [("note", text) for text in certificate.advice]
     return tuple(f"{kind:<9}{text}" for kind, text in lines)
+
+
+_MODES: Mapping[Mode, str] = {
+    "explore": "explore: a researcher may look at data of outsiders, and its findings steer nothing unasked",
+    "open": "open: planners see data of outsiders, and what they then want is asked, unless it can be taken back",
+}
 
 
 def _change(change: Change) -> str:

@@ -141,6 +141,8 @@ class Plan(Frozen):
     answer: Json = None
     undo: tuple[StepId, ...] = ()
     """Finished steps of the plan before this one whose effects are to be taken back."""
+    then: Literal["done", "plan"] = "done"
+    """What comes after the last step: the end, or, where planners may see data, a plan for what is left."""
 
     @cached_property
     def index(self) -> Mapping[StepId, Step]:

@@ -10,15 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from planner.core.catalog import Callee
 from planner.core.egress import Objection, leaks
-from planner.core.labels import (
-    Frozen,
-    Labelled,
-    Names,
-)
+from planner.core.labels import Frozen, Integrity, Labelled, Names
 
 
 class Principal(Frozen):
@@ -47,11 +43,16 @@ class Rule(Frozen):
         )
 
 
+Mode: TypeAlias = Literal["sealed", "explore", "open"]
+"""What planners may see: nothing from outside; as `sealed`, but a researcher of their own; what steps gave."""
+
+
 class Policy(Frozen):
     """The rules in force, with a version that every decision carries."""
 
     rules: tuple[Rule, ...] = ()
     version: str = ""
+    mode: Mode = "sealed"
 
     @classmethod
     def by_declaration(cls) -> Policy:
@@ -87,6 +88,8 @@ class Request:
     arguments: Labelled | None = None
     words: str = ""
     """The principal's own: whom they name there may get what is not for everybody."""
+    said: Integrity = Integrity.TRUSTED
+    """What the words of the plan are worth that wants the call."""
 
 
 def judge(policy: Policy, request: Request) -> Verdict:
@@ -108,18 +111,27 @@ def judge(policy: Policy, request: Request) -> Verdict:
     rule = matching[0]
     if rule.then == "ask":
         return verdict("ask", (rule.id,), f"`{rule.id}` wants a person to approve `{callee.name}`")
-    objections = tuple(_objections(request))
+    objections = tuple(_objections(request, policy.mode))
     if objections:
         return verdict("ask", dict.fromkeys([rule.id, *(d.rule for d in objections)]), _told(objections))
     return verdict("allow", (rule.id,))
 
 
-def _objections(request: Request) -> Iterator[Objection]:
+def _is_harmless(callee: Callee) -> bool:
+    """Whether it only looks at what is ours, or changes what can be put back: then data may steer it in `open`."""
+    declared = callee.declaration
+    return declared.effect in {"pure", "read"} or (declared.effect == "write" and declared.undo is not None)
+
+
+def _objections(request: Request, mode: Mode) -> Iterator[Objection]:
     """What about the arguments wants a person to look at them, whatever the rules allow."""
     if request.arguments is None:
         return
-    low = _too_low(request.callee, request.arguments)
+    is_free = mode == "open" and _is_harmless(request.callee)
+    low = () if is_free else _too_low(request.callee, request.arguments)
     yield from (Objection(f"control:{name}", _why_low(request.callee, low)) for name in low)
+    if request.said is Integrity.UNTRUSTED and not (is_free or request.callee.is_reading):
+        yield Objection("mode:open", f"a plan whose author saw data of outsiders wants `{request.callee.name}`")
     yield from leaks(request.callee, request.arguments, request.words)
 
 

@@ -197,6 +197,8 @@ class Run:
     """How many planners saw what an outsider may have written."""
     certificate: Certificate | None = None
     steps: Mapping[StepPath, StepState] = field(default_factory=dict)
+    turns: int = 0
+    """How often the planner went on from a plan that did what it was for."""
     failures: tuple[Failure, ...] = ()
     """The failures that ended earlier revisions; a replan is told of them."""
     unmet: tuple[str, ...] = ()

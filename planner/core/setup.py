@@ -50,6 +50,8 @@ class Setup(Frozen):
     policy: Policy
     budget: Budget
     max_replans: int = 2
+    max_turns: int = 10
+    """How often a planner that sees what its steps gave may go on from there."""
     model: str = ""
     assistant_hash: str = ""
     offered_callees: int = 15
@@ -76,7 +78,7 @@ class Setup(Frozen):
 
     def offers(self, callee: Callee) -> bool:
         """Whether a planner may be offered it: a small model under a grammar plans with tools and agents alone."""
-        return self.rendering != "grammar" or callee.kind in {"tool", "agent"}
+        return self.rendering != "grammar" or callee.kind in {"tool", "agent"} or callee.name.startswith("agent.")
 
 
 class Parent(Frozen):

@@ -37,11 +37,16 @@ _WITH_REFERENCE = r"[A-Za-z0-9_./-]{0,30}\$\{(?:s[0-9]+|item)[^\"{}\\]{0,40}\}[A
 
 
 def schema(
-    rendering: Rendering, callees: Sequence[Callee], found: Iterable[Named] = (), undoable: Sequence[str] = ()
+    rendering: Rendering,
+    callees: Sequence[Callee],
+    found: Iterable[Named] = (),
+    *,
+    undoable: Sequence[str] = (),
+    may_go_on: bool = False,
 ) -> Json:
     """The JSON schema for an answer over `callees`; None when the model gets no schema.
 
-    `undoable` are the finished steps that the answer may take back.
+    `undoable` are the finished steps that the answer may take back; `may_go_on`: whether it may say what comes then.
     """
     match rendering:
         case "grammar":
@@ -70,7 +75,9 @@ def schema(
     if rendering == "grammar":
         steps |= {"minItems": 1, "maxItems": MAX_WIRE_STEPS}
     taken_back: Json = {"type": "array", "items": {"enum": list(undoable)}}
-    return _object({**({"undo": taken_back} if undoable else {}), "steps": steps, "answer": answer})
+    before: dict[str, Json] = {"undo": taken_back} if undoable else {}
+    after: dict[str, Json] = {"then": {"enum": ["done", "plan"]}} if may_go_on else {}
+    return _object({**before, "steps": steps, "answer": answer, **after})
 
 
 def _object(properties: Mapping[str, Json], *, optional: frozenset[str] = frozenset()) -> Json:
@@ -143,9 +150,8 @@ def parse(text: str, catalogue: Mapping[str, Callee]) -> Plan | tuple[Problem, .
     if problems:
         return tuple(problems)
     try:
-        return Plan.model_validate(
-            {"steps": tuple(steps), "answer": answer.get("answer") or None, "undo": answer.get("undo") or ()}
-        )
+        said = {"answer": answer.get("answer") or None, "undo": answer.get("undo") or ()}
+        return Plan.model_validate({"steps": tuple(steps), **said, "then": answer.get("then") or "done"})
     except ValidationError as error:
         return (Problem(code="P-103", message=_brief(error)),)
 

@@ -94,7 +94,7 @@ class World:
             return StepParked(path=path)
         if fault is not None:
             return StepFailed(path=path, fault=fault, attempt=command.attempt, usage=usage, calls=calls)
-        return StepSucceeded(path=path, value=attest(callee, given, value), usage=usage, calls=calls)
+        return StepSucceeded(path=path, value=attest(callee, given, value, path=path), usage=usage, calls=calls)
 
     def take_back(self, command: Call, callee: Callee, kept: Mapping[str, str | None]) -> Outcome:
         """Takes an effect back, unless that fails."""

@@ -59,3 +59,5 @@ class PlanAbandoned(Frozen):
     revision: int
     """The revision that begins."""
     reason: str
+    is_next: bool = False
+    """Whether the plan did what it was for, and the planner goes on from there."""

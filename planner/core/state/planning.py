@@ -78,6 +78,7 @@ def abandoned(run: Run, event: PlanAbandoned) -> Run:
         run,
         phase="planning",
         revision=event.revision,
+        turns=run.turns + event.is_next,
         failures=failures,
         review=None,
         given=given,
