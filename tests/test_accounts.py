@@ -221,15 +221,16 @@ def test_a_model_call_that_came_to_no_end_counts_as_all_that_was_held(
 
 
 class Held(ScriptedModel):
-    """Answers once it is let go."""
+    """Answers twice, each time once it is let go."""
 
     def __init__(self, text: str) -> None:
         super().__init__(lambda _: text, cost_usd=0.0)
-        self.asked, self.go = asyncio.Event(), asyncio.Event()
+        self.asked, self.first, self.second = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def complete(self, ask: Ask) -> Completion:
+        go = self.second if self.asked.is_set() else self.first
         self.asked.set()
-        await self.go.wait()
+        await go.wait()
         return await super().complete(ask)
 
 
@@ -240,7 +241,9 @@ def test_what_a_planner_used_counts_also_where_nobody_waits_for_its_plan_any_mor
         running = asyncio.create_task(assistant.run("Count", run_id="run", as_=Principal(name="ann")))
         await model.asked.wait()
         await assistant.tell("run", Steered(by="ann", text="to one"))
-        model.go.set()
+        model.first.set()
+        await seen(assistant, "AnswerDropped")
+        model.second.set()
         return (await running).status
 
     status, run, charged = after(opened(tmp_path, Limits(day=Budget(tokens=100_000)), model), work)
