@@ -114,7 +114,10 @@ class Assistant:
         self._journal: Journal | None = None
         self._clock = clock
         self._prompts: dict[str, Prompt] = {}
-        self._telemetry = Telemetry.open(self.settings.telemetry, name=self.settings.assistant.name)
+        self._redactor = self.settings.secrets.redactor(self._environ)
+        self._telemetry = Telemetry.open(
+            self.settings.telemetry, name=self.settings.assistant.name, redactor=self._redactor
+        )
         of = {name: most for name, most in self.settings.limits.concurrency.items() if name != "total"}
         self._slots = Slots(self.settings.limits.concurrency.get("total", LIMIT), of=of)
         self._runner = Runner(
@@ -177,7 +180,7 @@ class Assistant:
     def journal(self) -> Journal:
         """The record of all runs in the state folder."""
         if self._journal is None:
-            self._journal = SqliteJournal.open(self._state / "journal.db")
+            self._journal = SqliteJournal.open(self._state / "journal.db", redactor=self._redactor)
         return self._journal
 
     async def run(
@@ -355,6 +358,7 @@ class Assistant:
             approver=self._approver,
             approver_name=run.started.principal.name if self._approver else "approver",
             secrets={k: v.get_secret_value() for k, v in self.settings.secrets.values(self._environ).items()},
+            redactor=self._redactor,
             accounts={name: budget for name, budget in shared.items() if budget != Budget()},
             slots=self._slots,
             observe=observe,
@@ -377,7 +381,7 @@ class Assistant:
         attachments: Mapping[str, str] | None = None,
     ) -> RunStarted:
         """The run's first event, which pins everything the run depends on."""
-        text, plan = goal_text(goal), plan_given(plan)
+        text, plan = self._redactor.text(goal_text(goal)), plan_given(plan)
         limits = self.settings.limits
         planner = await self.pool.of("planner") if plan is None else None
         found = tuple(looked_up(item, self.workspace) for item in named(text))

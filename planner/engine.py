@@ -5,7 +5,7 @@ Rules of the file:
 - A call's `StepStarted` is committed before the call is made, so a crash never hides that it may have happened.
 - A call starts, and a person's answer counts, only while the run still wants it: the state may have moved on.
 - Others never write to a run: they ask, and what they asked for is appended here, or refused.
-- Model exchanges are kept whole, as blobs; events carry their ids.
+- Model exchanges are kept whole but for secrets, as blobs; events carry their ids.
 """
 
 from __future__ import annotations
@@ -356,7 +356,7 @@ class Engine:
         """The usage of each completion, its exchange stored."""
         blobs: list[BlobId] = []
         for completion in completions:
-            body = json.dumps(completion.exchange, sort_keys=True).encode()
+            body = json.dumps(self._outside.redactor.clean(completion.exchange), sort_keys=True).encode()
             blobs.append(await self._outside.journal.put_blob(self._run.id, body))
         return agents.usages(completions, blobs)
 
@@ -465,13 +465,13 @@ class Engine:
         )
 
     async def _keep(self, path: StepPath, name: str, content: bytes | None) -> None:
-        if name not in self._run.step(path).kept:
+        if (name := self._outside.redactor.text(name)) not in self._run.step(path).kept:
             journal = self._outside.journal
             blob = None if content is None else await journal.put_blob(self._run.id, content)
             await self._append(ContentKept(path=path, name=name, blob=blob))
 
     async def _content(self, path: StepPath, name: str) -> bytes | None:
-        blob = self._run.step(path).kept[name]
+        blob = self._run.step(path).kept[self._outside.redactor.text(name)]
         return None if blob is None else await self._outside.journal.get_blob(self._run.id, blob)
 
     # people

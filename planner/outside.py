@@ -13,6 +13,7 @@ from planner.core.commands import Call
 from planner.core.events import Recorded
 from planner.core.labels import TRUSTED, Label
 from planner.core.ledger import Budget
+from planner.core.redaction import NO_SECRETS, Redactor
 from planner.core.run import Run
 from planner.journal import Journal
 from planner.llm.model import Model
@@ -83,7 +84,9 @@ class Outside:
     nested: Nested | None = None
     approver: Approver | None = None
     approver_name: str = "approver"
-    secrets: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    redactor: Redactor = NO_SECRETS
+    """Takes secrets out of what the run gets to know."""
     accounts: Mapping[str, Budget] = field(default_factory=dict)
     """The limits that several runs share, by day: `tenant:acme` becomes `tenant:acme/2026-11-20`."""
     slots: Slots = field(default_factory=Slots)

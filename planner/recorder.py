@@ -1,6 +1,7 @@
 """The state of a run that is driven here, and the one way to change it: an event is appended before it counts.
 
 Rules of the file:
+- It counts without secrets, so that no later step sees one, and a resume sees what the run saw.
 - What waits together is appended together, in the order in which it came, and with it whatever follows by rules
   alone: one wait for the disk, and no crash in between.
 - An event that is illegal by then, or is no JSON, is refused before it can reach the journal, and holds up none of
@@ -20,6 +21,7 @@ from planner.core.commands import Command, Record
 from planner.core.decide import decide
 from planner.core.events import Event, Recorded
 from planner.core.plan import StepPath
+from planner.core.redaction import Redactor
 from planner.core.run import Run
 from planner.core.state import evolve
 from planner.errors import JournalError
@@ -49,17 +51,19 @@ class _Trial:
 
     run: Run
     at: datetime
+    redactor: Redactor
     events: list[Event] = field(default_factory=list)
     is_durable: bool = False
 
     def take(self, events: Sequence[Event]) -> None:
         """Goes on by all of these events, or raises `JournalError` and goes on by none."""
         run, is_durable = self.run, self.is_durable
-        for event in events:
+        clean = [self.redactor.clean(event) for event in events]
+        for event in clean:
             is_durable = is_durable or is_vital(run, event)
             run = evolve(run, Recorded(seq=0, run_id=run.id, run_seq=run.run_seq + 1, at=self.at, event=event))
         self.run, self.is_durable = run, is_durable
-        self.events += events
+        self.events += clean
 
 
 def _is_refused(error: Exception) -> bool:
@@ -169,7 +173,7 @@ class Recorder:
             await self._take(kept)
 
     async def _take(self, group: Sequence[_Entry]) -> None:
-        trial = _Trial(self.run, self._outside.clock())
+        trial = _Trial(self.run, self._outside.clock(), self._outside.redactor)
         for entry in group:
             entry.is_appended, entry.error = False, None
             try:

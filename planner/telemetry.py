@@ -5,6 +5,7 @@ Rules of the file:
   run can be exported later, or again, and gives the same trace.
 - Nothing of OpenTelemetry is imported before a `Telemetry` is made.
 - Goals, arguments and results leave only with `content`, and even then only what anybody may read.
+- No secret leaves, also not of a run that was recorded before it was known as one.
 - Names follow the GenAI semantic conventions (status: development) as of November 2026, with OpenInference's
   beside them for tools that draw them. They stand in the table below and nowhere else.
 
@@ -50,6 +51,7 @@ from planner.core.events import (
 )
 from planner.core.labels import Labelled
 from planner.core.plan import Plan, StepPath, split_path
+from planner.core.redaction import NO_SECRETS, Redactor
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricReader
@@ -326,13 +328,22 @@ class Telemetry:
     Metrics cannot be backdated: they count what this process observes, when it does.
     """
 
-    def __init__(self, exporter: SpanExporter, reader: MetricReader, *, name: str, content: bool = False) -> None:
+    def __init__(
+        self,
+        exporter: SpanExporter,
+        reader: MetricReader,
+        *,
+        name: str,
+        content: bool = False,
+        redactor: Redactor = NO_SECRETS,
+    ) -> None:
         """`name` is the assistant's: what its runs are called."""
         from opentelemetry.sdk.metrics import MeterProvider
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
         self._name, self._content, self._is_closed = name, content, False
+        self._redactor = redactor
         self._runs: dict[str, _Run] = {}
         resource = Resource.create()
         if str(resource.attributes["service.name"]).startswith("unknown_service"):
@@ -351,7 +362,7 @@ class Telemetry:
         )
 
     @classmethod
-    def open(cls, export: Export, *, name: str) -> Telemetry | None:
+    def open(cls, export: Export, *, name: str, redactor: Redactor = NO_SECRETS) -> Telemetry | None:
         """An exporter to the configured OTLP/HTTP endpoint; None if there is none."""
         if export.endpoint is None:
             return None
@@ -362,13 +373,13 @@ class Telemetry:
         base = export.endpoint.rstrip("/")
         exporter = OTLPSpanExporter(f"{base}/v1/traces")
         reader = PeriodicExportingMetricReader(OTLPMetricExporter(f"{base}/v1/metrics"))
-        return cls(exporter, reader, name=name, content=export.content)
+        return cls(exporter, reader, name=name, content=export.content, redactor=redactor)
 
     def observe(self, recorded: Recorded) -> None:
         """Takes in one event; a run whose first event was not seen is left alone, and after `close` all are."""
-        event, at = recorded.event, recorded.at
         if self._is_closed:
             return
+        event, at = self._redactor.clean(recorded.event), recorded.at
         if isinstance(event, RunStarted):
             self._runs[recorded.run_id] = _Run(
                 id=recorded.run_id,

@@ -21,9 +21,10 @@ from pathlib import Path
 import pytest
 
 from planner.core.catalog import Callee
-from planner.core.events import Event, RunStarted, TimerFired
+from planner.core.events import Event, HumanAnswered, RunStarted, StepInDoubt, TimerFired
 from planner.core.ledger import Budget
 from planner.core.policy import Policy, Principal
+from planner.core.redaction import NO_SECRETS, Redactor
 from planner.errors import JournalError
 from planner.journal import Journal, Lease, SqliteJournal, process
 
@@ -31,8 +32,8 @@ AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
 
 @asynccontextmanager
-async def opened(path: Path) -> AsyncIterator[SqliteJournal]:
-    journal = SqliteJournal.open(path)
+async def opened(path: Path, redactor: Redactor = NO_SECRETS) -> AsyncIterator[SqliteJournal]:
+    journal = SqliteJournal.open(path, redactor=redactor)
     try:
         yield journal
     finally:
@@ -69,6 +70,31 @@ async def written(journal: Journal, *events: Event, run_id: str = "r1") -> Lease
 async def make(path: Path, events: int = 5) -> None:
     async with opened(path) as journal:
         await written(journal, started(callees=20), *map(fired, range(1, events)))
+
+
+def written_in(place: Path) -> bytes:
+    return b"".join(file.read_bytes() for file in place.iterdir())
+
+
+def test_no_secret_is_stored_whoever_brings_it(tmp_path: Path) -> None:
+    async def run() -> None:
+        redactor = Redactor.of({"SHOP_KEY": "hunter22"})
+        async with opened(tmp_path / "j.db", redactor) as journal:
+            lease = await written(journal, started())
+            (doubt,) = await journal.append(lease, 1, [StepInDoubt(path="s1", reason="hunter22 is wrong")], at=AT)
+            assert doubt.event == StepInDoubt(path="s1", reason="[secret SHOP_KEY] is wrong")
+            assert (await journal.read("r1"))[1:] == (doubt,)
+            said = HumanAnswered(path="s1", answer="value", value="hunter22", by="ann")
+            id_ = await journal.post("r1", said, at=AT)
+            await journal.refuse(lease, id_, "`hunter22` is no number")
+            request = await journal.request(id_)
+            assert request.event == said.model_copy(update={"value": "[secret SHOP_KEY]"})
+            assert request.problem == "`[secret SHOP_KEY]` is no number"
+            assert b"hunter22" not in written_in(tmp_path)
+            blob = await journal.put_blob("r1", b"hunter22 stays, for it is to be put back")
+            assert (await journal.get_blob("r1", blob)).startswith(b"hunter22")
+
+    asyncio.run(run())
 
 
 @contextmanager

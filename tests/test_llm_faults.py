@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from planner.core.redaction import NO_SECRETS, Redactor
 from planner.errors import ModelError
 from planner.llm.faults import UnavailableError, cause_of, chain, fault, redacted
 from planner.llm.gateway import LiteLLMModel, Retry
@@ -69,7 +70,7 @@ def test_a_chain_that_runs_in_a_circle_ends() -> None:
 def test_a_wish_to_wait_is_read_as_number_or_date(wish: str, least: float, most: float) -> None:
     if wish == "date":
         wish = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
-    error = fault(refused(429, {"retry-after": wish}), ASK, name="m", secrets=())
+    error = fault(refused(429, {"retry-after": wish}), ASK, name="m", redactor=NO_SECRETS)
     assert isinstance(error, UnavailableError)
     assert error.retry_after_s is not None
     assert least <= error.retry_after_s <= most
@@ -77,12 +78,12 @@ def test_a_wish_to_wait_is_read_as_number_or_date(wish: str, least: float, most:
 
 @pytest.mark.parametrize("wish", ["1e9", "Fri, 31 Dec 9999 23:59:59 GMT"])
 def test_a_wish_to_wait_counts_for_a_day_at_most(wish: str) -> None:
-    assert fault(refused(429, {"retry-after": wish}), ASK, name="m", secrets=()).retry_after_s == 86_400
+    assert fault(refused(429, {"retry-after": wish}), ASK, name="m", redactor=NO_SECRETS).retry_after_s == 86_400
 
 
 @pytest.mark.parametrize("wish", ["soon", "", "nan", "inf", "Fri, 31 Dec 99999 23:59:59 GMT"])
 def test_a_wish_to_wait_that_cannot_be_read_is_none(wish: str) -> None:
-    error = fault(refused(429, {"retry-after": wish}), ASK, name="m", secrets=())
+    error = fault(refused(429, {"retry-after": wish}), ASK, name="m", redactor=NO_SECRETS)
     assert isinstance(error, UnavailableError)
     assert error.retry_after_s is None
 
@@ -98,19 +99,22 @@ def test_a_wish_to_wait_that_cannot_be_read_is_none(wish: str) -> None:
     ],
 )
 def test_a_key_of_any_look_is_taken_out(text: str) -> None:
-    clean = redacted(text, secrets=["S3cretWithoutForm", ""])
-    assert "[key]" in clean
+    clean = redacted(text, Redactor.of({"OWN": "S3cretWithoutForm", "NONE": ""}))
+    assert "[key]" in clean or "[secret OWN]" in clean
     assert not any(part in clean for part in ("S3cret", "abc", "Abcdef"))
 
 
 def test_words_stay_as_they_are() -> None:
     text = "the key is wrong, and none of the task-specific keys is set"
-    assert redacted(text, secrets=["none"]) == text
+    assert redacted(text, Redactor.of({"OWN": "none"})) == text
 
 
 def test_a_long_story_is_cut_after_the_keys_are_taken_out() -> None:
     error = fault(
-        ValueError("x" * 290 + "S3cretWithoutForm" + "y" * 500), ASK, name="m", secrets=["S3cretWithoutForm"]
+        ValueError("x" * 290 + "S3cretWithoutForm" + "y" * 500),
+        ASK,
+        name="m",
+        redactor=Redactor.of({"OWN": "S3cretWithoutForm"}),
     )
     assert "S3cret" not in error.message
     assert len(error.message) < 400

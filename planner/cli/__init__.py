@@ -3,7 +3,7 @@
 Rules of the package:
 - Starting is cheap: a verb's module, and all that it needs, is imported when the verb is performed.
 - The answer goes to standard output, everything else to standard error.
-- What tools, files and models wrote is escaped before a terminal shows it.
+- What tools, files and models wrote is escaped before a terminal shows it, and no secret is.
 """
 
 from __future__ import annotations
@@ -24,13 +24,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     is_json = "--json" in words
     terminal.prepare(is_json=is_json)
     try:
-        options = parse(words)
+        options = _understood(words, is_json=is_json)
         return _performer(options.verb)(options)
     except PlannerError as error:
         terminal.report(error, is_json=is_json)
         return exit_of(error)
     except KeyboardInterrupt:
         return EXITS["cancelled"]
+
+
+def _understood(words: Sequence[str], *, is_json: bool) -> Options:
+    """What the words say; from then on nothing secret is said, and be it what is wrong with them."""
+    try:
+        options = parse(words)
+    except PlannerError:
+        _conceal(Options(), is_json=is_json)
+        raise
+    _conceal(options, is_json=is_json)
+    return options
+
+
+def _conceal(options: Options, *, is_json: bool) -> None:
+    from planner.cli.secrecy import redactor_of
+
+    terminal.conceal(redactor_of(options), is_json=is_json)
 
 
 def _performer(verb: str) -> Callable[[Options], int]:

@@ -65,7 +65,7 @@ calls = 200
 replans = 2
 # cost_usd = 0.50
 
-# Names of environment variables that tools may ask for; their values never stand here.
+# Names of environment variables that tools may ask for; their values never stand here, nor in any record.
 # [secrets]
 # names = ["SHOP_TOKEN"]
 """

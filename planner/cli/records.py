@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from planner.cli.conduct import state_dir
 from planner.cli.options import Options
 from planner.cli.progress import Watch
+from planner.cli.secrecy import redactor_of
 from planner.core.events import Recorded
 from planner.core.run import Run
 from planner.core.state import fold
@@ -44,7 +45,7 @@ async def journal_of(options: Options) -> AsyncIterator[Journal | None]:
     if not path.exists():
         yield None
         return
-    journal: Journal = SqliteJournal.open(path)
+    journal: Journal = SqliteJournal.open(path, redactor=redactor_of(options))
     try:
         yield journal
     finally:

@@ -26,6 +26,7 @@ from planner.cli.progress import use
 from planner.cli.questions import certified, edited, shown
 from planner.cli.records import Record, journal_of, record, summaries
 from planner.cli.rows import question
+from planner.cli.secrecy import redactor_of
 from planner.cli.terminal import line
 from planner.core.events import (
     CancelRequested,
@@ -157,7 +158,8 @@ def answer(options: Options) -> int:
         words = " or ".join(f"`{word}`" for word in card.answers)
         what = f"the question at `{card.path}` of run {card.run_id} is answered by {words}, not `{value}`"
         raise PlanError("P-306", what, choices=card.answers)
-    events = answered(card, said, by=user_name())
+    clean = redactor_of(options).clean
+    events = tuple(map(clean, answered(card, said, by=user_name())))
     shown_as = terminal.excerpt(events[0].value if events[0].answer == "value" else events[0].answer, 60)
     return _ask(options, found, *events, said=f"answered {_at(found.run, card)} with {shown_as}; the run goes on")
 

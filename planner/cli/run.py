@@ -8,6 +8,7 @@ import sys
 from planner.cli import plans, questions, terminal
 from planner.cli.conduct import Observer, display_for, follow, on_ask, opened
 from planner.cli.options import Options
+from planner.cli.secrecy import redactor_of
 from planner.errors import UserError
 from planner.goals import MAX_GOAL, read_attached
 
@@ -20,7 +21,7 @@ def run(options: Options) -> int:
     if options.format == "mermaid" and not options.is_plan_only:
         raise UserError("U-402", "`--format mermaid` draws a plan", hint="Use it together with `--plan-only`.")
     asking = on_ask(options, otherwise="deny")
-    display = display_for(options, title=goal, is_planning=options.is_plan_only)
+    display = display_for(options, title=redactor_of(options).text(goal), is_planning=options.is_plan_only)
     approver = questions.approver(display) if asking == "prompt" else None
     assistant = opened(options, display, asking=asking, approver=approver)
 

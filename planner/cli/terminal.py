@@ -3,6 +3,7 @@
 Rules of the file:
 - Standard output carries answers, standard error everything else.
 - Whatever was not written by this program passes `safe` or `line` before a terminal shows it.
+- Whatever is written, by whomever, passes `Veil` once it is known what is secret.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ import sys
 import tempfile
 import textwrap
 import traceback
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from types import TracebackType
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from planner.errors import PlannerError
 
 if TYPE_CHECKING:
     from planner.core.labels import Json
+    from planner.core.redaction import Redactor
 
 _JOINERS = "\u200c\u200d"
 """Invisible, and yet needed: without them Persian, Hindi and family emoji fall apart."""
@@ -106,8 +109,43 @@ def prepare(*, is_json: bool) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
+    _expect(lambda text: text, is_json=is_json)
+
+
+def conceal(redactor: Redactor, *, is_json: bool) -> None:
+    """Takes secrets out of all that this process says from now on: by itself, by tools, or by libraries."""
+    if redactor.marks:
+        sys.stdout, sys.stderr = (cast("IO[str]", Veil(stream, redactor)) for stream in (sys.stdout, sys.stderr))
+        _expect(redactor.text, is_json=is_json)
+
+
+class Veil:
+    """A stream through which no secret is written."""
+
+    def __init__(self, stream: IO[str], redactor: Redactor) -> None:
+        self._stream = stream
+        self._redactor = redactor
+
+    def write(self, text: str) -> int:
+        """Writes the text without secrets; says that all of it was written."""
+        self._stream.write(self._redactor.text(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Writes them one by one."""
+        for text in lines:
+            self.write(text)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the stream has
+        return getattr(self._stream, name)
+
+
+def _expect(clean: Callable[[str], str], *, is_json: bool) -> None:
+    """Has an error that nobody expects end in few words."""
+
     def unexpected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        _give_up(is_json, "".join(traceback.format_exception(kind, error, trace)), f"{kind.__name__}: {error}")
+        told = clean("".join(traceback.format_exception(kind, error, trace)))
+        _give_up(is_json, told, clean(f"{kind.__name__}: {error}"))
 
     sys.excepthook = unexpected
 

@@ -14,6 +14,7 @@ from planner.config.settings import (
     Price,
     Secrets,
     pinned,
+    provider_keys,
 )
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "has_consent",
     "load",
     "pinned",
+    "provider_keys",
     "reference",
     "state_dir",
     "workspace_dir",

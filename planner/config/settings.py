@@ -18,9 +18,12 @@ from pydantic_core import PydanticCustomError
 from planner.core.labels import Frozen
 from planner.core.ledger import Budget
 from planner.core.policy import Policy
+from planner.core.redaction import Redactor
 from planner.core.setup import Shortage
 
 Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+KEY_LEAST = 16
+"""Characters of a provider's key: half as many as the shortest that any of the known ones gives out."""
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
@@ -158,6 +161,16 @@ class Secrets(Frozen):
     def values(self, environ: Mapping[str, str]) -> dict[str, SecretStr]:
         """The named variables that are set. A tool that needs another one says so when it is called."""
         return {name: SecretStr(environ[name]) for name in self.names if name in environ}
+
+    def redactor(self, environ: Mapping[str, str]) -> Redactor:
+        """Takes their values out of what is kept or shown, and the keys of model providers."""
+        named = {name: value.get_secret_value() for name, value in self.values(environ).items()}
+        return Redactor.of(provider_keys(environ) | named)
+
+
+def provider_keys(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables with keys of model providers; what is too short for one, such as `ollama`, stands in for it."""
+    return {name: value for name, value in environ.items() if name.endswith("_API_KEY") and len(value) >= KEY_LEAST}
 
 
 def pinned(policy: Policy) -> Policy:

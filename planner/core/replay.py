@@ -4,6 +4,7 @@ Rules of the file:
 - What the rules decide alone must be recorded as they decide it now. What the world says must answer a command that
   was wanted; one that the world is slow to answer may be wanted no more by then.
 - A call is different: it is made only while it is wanted.
+- What secrets were taken out of is as it was decided if that is all that differs.
 - What stands before a `RunForked` was decided under the id of the run that it was copied from.
 """
 
@@ -61,6 +62,7 @@ from planner.core.events import (
 )
 from planner.core.ledger import NOTHING
 from planner.core.moves import ANSWERS
+from planner.core.redaction import conceals
 from planner.core.run import Run
 from planner.core.state import evolve, fold
 from planner.errors import JournalError
@@ -150,18 +152,29 @@ def replayed(history: Sequence[Recorded], *, known: Mapping[int, Rules] = RULES)
     replies: dict[_Key, Command] = {}
     for recorded, id_ in zip(history[1:], ids[1:], strict=True):
         event = recorded.event
-        if event not in batch:  # else it was decided together with the one before it
+        decided = _of(batch, event)
+        if decided is None:  # else it was decided together with the one before it
             wanted = rules(replace(run, id=id_))
             batch = [command.event for command in wanted if isinstance(command, Record)]
             replies.update(_awaited(wanted))
-            if event not in batch and not _is_legal(run, recorded, wanted, replies):
+            decided = _of(batch, event)
+            if decided is None and not _is_legal(run, recorded, wanted, replies):
                 found.append(Divergence(recorded.run_seq, event, wanted))
-        if event in batch:
-            batch.remove(event)
+        if decided is not None:
+            batch.remove(decided)
         if isinstance(event, RunResumed | RunForked | PlanAbandoned):
             replies.clear()  # whoever was asked is gone, or was asked about another plan
         run = evolve(run, recorded)
     return tuple(found)
+
+
+def _of(batch: Sequence[Event], event: Event) -> Event | None:
+    """Which of those that were decided is recorded as `event`, perhaps without secrets."""
+    if event in batch:
+        return event
+    shown = event.model_dump(mode="json")
+    alike = (one for one in batch if one.type == event.type)
+    return next((one for one in alike if conceals(shown, one.model_dump(mode="json"))), None)
 
 
 def _ids(history: Sequence[Recorded]) -> list[str]:

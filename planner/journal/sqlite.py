@@ -4,6 +4,7 @@ Rules of the file:
 - All that is known about a run is read from its events; the table `runs` holds its lease, the head of its
   chain, and what spares a list of runs from reading them.
 - A function that takes a connection runs on that connection's thread.
+- Events, requests and reasons are stored without secrets, whoever brings them; blobs as they are.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from weakref import WeakValueDictionary
 
 from planner.core.events import BlobId, Event, Recorded, RunStatus
 from planner.core.ledger import Amount, Budget, Spent
+from planner.core.redaction import NO_SECRETS, Redactor
 from planner.errors import JournalError
 from planner.journal import accounts, blobs, requests, runs, stream, tables
 from planner.journal.chain import Verification
@@ -37,16 +39,17 @@ MIGRATIONS: tuple[Migration, ...] = (tables.create, tables.add_requests_and_acco
 class SqliteJournal:
     """The journal in one SQLite file, which any number of processes of one machine may share."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, redactor: Redactor = NO_SECRETS) -> None:
         self._database = database
+        self._redactor = redactor
         self._held: dict[str, Lease] = {}
         self._grown: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
         self._watch = requests.Watch(database)
 
     @classmethod
-    def open(cls, path: Path) -> SqliteJournal:
+    def open(cls, path: Path, *, redactor: Redactor = NO_SECRETS) -> SqliteJournal:
         """The journal at `path`, made if there is none. Raises `J-110` to `J-115` if that cannot be."""
-        return cls(Database(path, MIGRATIONS))
+        return cls(Database(path, MIGRATIONS), redactor)
 
     async def create(self, run_id: str, owner: str) -> Lease:
         """The first lease has token 1."""
@@ -89,8 +92,9 @@ class SqliteJournal:
         request: int | None = None,
     ) -> tuple[Recorded, ...]:
         """One transaction; then the subscribers of this process are woken."""
+        clean = [self._redactor.clean(event) for event in events]
         work = partial(stream.append, at=at, status=status, request=request)
-        recorded = await self._database.write(lambda db: work(db, lease, expected, events), durable=durable)
+        recorded = await self._database.write(lambda db: work(db, lease, expected, clean), durable=durable)
         if (grown := self._grown.pop(lease.run_id, None)) is not None:
             grown.set()
         return recorded
@@ -118,7 +122,8 @@ class SqliteJournal:
 
     async def post(self, run_id: str, event: Requestable, *, at: datetime) -> int:
         """Then those who wait in this process are woken."""
-        id_ = await self._database.write(partial(requests.post, run_id=run_id, event=event, at=at))
+        clean = self._redactor.clean(event)
+        id_ = await self._database.write(partial(requests.post, run_id=run_id, event=clean, at=at))
         self._watch.ring(run_id)
         return id_
 
@@ -132,7 +137,8 @@ class SqliteJournal:
 
     async def refuse(self, lease: Lease, request: int, problem: str) -> None:
         """One transaction."""
-        await self._database.write(partial(requests.refuse, lease=lease, id_=request, problem=problem))
+        clean = self._redactor.text(problem)
+        await self._database.write(partial(requests.refuse, lease=lease, id_=request, problem=clean))
 
     async def wait_for_requests(self, run_id: str) -> None:
         """Looks every `requests.POLL_S` for those of other processes, once for all who wait here."""

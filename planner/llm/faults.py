@@ -3,18 +3,19 @@
 Rules of the file:
 - A fault is named by its cause, found along the chain of exceptions: litellm gives a missing recording, a
   refused connection and a provider's own error one and the same class.
-- No key enters a message.
+- No secret enters a message, nor what looks like a key.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import ClassVar, NamedTuple
 
+from planner.core.redaction import Redactor
 from planner.errors import ErrorClass
 from planner.llm.model import Ask, CallError, CassetteMiss
 
@@ -84,7 +85,7 @@ _KEYLIKE = re.compile(
 )
 
 
-def fault(error: BaseException, ask: Ask, *, name: str, secrets: Iterable[str]) -> CallError:
+def fault(error: BaseException, ask: Ask, *, name: str, redactor: Redactor) -> CallError:
     """The error to raise in place of `error`, which the model `name` or the way to it caused."""
     links = tuple(chain(error))
     if any(type(link).__name__ in MISSES for link in links):
@@ -94,7 +95,7 @@ def fault(error: BaseException, ask: Ask, *, name: str, secrets: Iterable[str]) 
             hint="Record again, or undo what changed the request.",
         )
     cause = cause_of(links)
-    said = redacted(_gist(links[-1 if cause is UNREACHABLE else 0]), secrets=secrets)[:300]
+    said = redacted(_gist(links[-1 if cause is UNREACHABLE else 0]), redactor)[:300]
     message = f"model `{name}` {cause.says}" + (f": {said}" if said else "")
     if cause.error_class == "unavailable":
         return UnavailableError(cause.code, message, hint=cause.hint, retry_after_s=_retry_after_s(links))
@@ -167,9 +168,6 @@ def _gist(error: BaseException) -> str:
     return (quoted[1] if quoted else _PREFIXES.sub("", text).strip().split("\n", 1)[0]).rstrip(". ")
 
 
-def redacted(text: str, *, secrets: Iterable[str]) -> str:
-    """`text` without `secrets` (of eight characters or more) and without anything that looks like a key."""
-    for secret in secrets:
-        if len(secret) >= 8:
-            text = text.replace(secret, "[key]")
-    return _KEYLIKE.sub("[key]", text)
+def redacted(text: str, redactor: Redactor) -> str:
+    """`text` without secrets, and without anything that looks like a key."""
+    return _KEYLIKE.sub("[key]", redactor.text(text))

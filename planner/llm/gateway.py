@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import Field, ValidationError
 
-from planner.config import Price
+from planner.config import Price, provider_keys
 from planner.core.events import Usage
 from planner.core.labels import Frozen, Json
 from planner.core.ledger import Rate
+from planner.core.redaction import Redactor
 from planner.errors import ModelError, PlannerError
 from planner.llm.faults import CUT_OFF, REFUSED, UNREADABLE, Cause, UnavailableError, chain, fault
 from planner.llm.model import (
@@ -213,16 +214,16 @@ class LiteLLMModel:
                 async with asyncio.timeout(self._timeout_s):
                     response = await send(**request, **self._reach, **once)
             except (openai.OpenAIError, TimeoutError) as error:
-                problem = fault(error, ask, name=self.name, secrets=self._secrets())
+                problem = fault(error, ask, name=self.name, redactor=self._redactor())
             else:
                 assert isinstance(response, litellm.ModelResponse)
                 return self._completion(request, response, seconds=time.perf_counter() - started)
         # Raised here and not above, so that it does not drag the provider's exception along, keys and all.
         raise problem
 
-    def _secrets(self) -> set[str]:
-        """Keys that a provider might repeat: the one given, and those that litellm takes from the environment."""
-        return {self._key or "", *(os.environ[name] for name in os.environ if name.endswith("_API_KEY"))}
+    def _redactor(self) -> Redactor:
+        """For keys that a provider might repeat: the one given, and those that litellm takes from the environment."""
+        return Redactor.of({**provider_keys(os.environ), "key": self._key or ""})
 
     def _request(self, ask: Ask) -> dict[str, Json]:
         """What is said to the model; it is recorded, so nothing about who says it or where belongs in it."""

@@ -91,7 +91,7 @@ class ToolContext:
     key: str
     keep: Callable[[str, bytes | None], None]
     kept: Callable[[str], bytes | None]
-    secrets: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
