@@ -12,7 +12,7 @@ canonical JSON (RFC 8785) of the array
 where both hashes are lower-case hex and the one before the first event is 64 zeros; `run_seq` counts from 1,
 `at_us` is microseconds since 1970 UTC, and `body_hash` is the SHA-256 of `salt` followed by `body`, both as
 they are stored; it is stored itself only once they are erased. The head of a run is the hash of its last event.
-A body is JSON if it starts with `{`, else the zlib form of JSON.
+A body is JSON if it starts with `{`, else the zlib form of JSON. A field that is as it is by default is left out.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def seal(
 def packed(event: Event) -> tuple[bytes, Event]:
     """The body of an event, and the event that it stands for. Raises `J-117` if JSON cannot hold it."""
     try:
-        body = EVENT.dump_json(event, by_alias=True)
+        body = _text(event)
         kept = EVENT.validate_json(body)
     except ValueError as error:  # Pydantic's errors of both directions are
         raise JournalError(
@@ -113,6 +113,13 @@ def packed(event: Event) -> tuple[bytes, Event]:
             error_class="invalid",
         ) from error
     return zlib.compress(body) if len(body) > PACK_BYTES else body, kept
+
+
+def _text(event: Event) -> bytes:
+    """The event as JSON: its type, and the fields that are not as they are by default."""
+    fields = EVENT.dump_json(event, by_alias=True, exclude_defaults=True)
+    comma = b"," if len(fields) > len(b"{}") else b""
+    return b'{"type":"%b"%b%b' % (event.type.encode(), comma, fields[1:])
 
 
 def unseal(entry: Entry, run_id: str) -> Event:

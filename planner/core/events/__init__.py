@@ -2,7 +2,8 @@
 
 Rules of the file:
 - An event says what happened, never what to do. State is a fold over events and nothing else.
-- A field is never removed or given another meaning; a new meaning is a new `schema` number with an upcaster.
+- A field is never removed or given another meaning, or another default, which journals leave out; a new meaning is
+  a new `schema` number with an upcaster.
 """
 
 from __future__ import annotations
