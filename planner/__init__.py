@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from planner.core.events import Recorded
     from planner.core.labels import Integrity, Label, Labelled
     from planner.core.plan import Plan, Step
-    from planner.core.policy import Policy, Principal, Rule
+    from planner.core.policy import Policy, Principal
+    from planner.core.rules import Rule
     from planner.errors import (
         JournalError,
         ModelError,
@@ -67,7 +68,8 @@ _HOMES = {
     "planner.core.events": ("Recorded",),
     "planner.core.labels": ("Integrity", "Label", "Labelled"),
     "planner.core.plan": ("Plan", "Step"),
-    "planner.core.policy": ("Policy", "Principal", "Rule"),
+    "planner.core.policy": ("Policy", "Principal"),
+    "planner.core.rules": ("Rule",),
     "planner.builder": ("PlanBuilder",),
     "planner.cards": ("Approver", "Card", "Said"),
     "planner.errors": (

@@ -35,8 +35,9 @@ from planner.core.intrinsics import RESEARCHER, intrinsics
 from planner.core.labels import Json, Labelled
 from planner.core.ledger import Budget, Rate
 from planner.core.plan import MAX_STEPS, Plan, StepPath
-from planner.core.policy import Policy, Principal, Rule
+from planner.core.policy import Policy, Principal
 from planner.core.review import criteria
+from planner.core.rules import Rule
 from planner.core.run import Run
 from planner.core.setup import Setup
 from planner.core.state import fold
@@ -407,7 +408,7 @@ class Assistant:
         )
         return RunStarted(
             goal=text,
-            principal=as_ or Principal(name=user_name()),
+            principal=self.settings.people.principal(as_, otherwise=user_name()),
             setup=setup,
             named=found,
             criteria=wanted,

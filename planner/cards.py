@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import TypeAlias
 
 from planner.core.catalog import Callee
+from planner.core.egress import shown_to
 from planner.core.events import HumanAnswered, Question
 from planner.core.intrinsics import fitting
 from planner.core.labels import Json, Labelled
@@ -161,14 +162,15 @@ def _is_approval(run: Run, path: StepPath) -> bool:
 def _item(run: Run, path: StepPath) -> Item:
     state = run.step(path)
     arguments = state.arguments or Labelled(value={})
+    reader = run.started.principal.name
     return Item(
         path=path,
-        arguments=arguments,
+        arguments=shown_to(arguments, reader),
         reason=state.reason,
         asked=state.asked,
         binding=state.binding,
         due_at=state.due,
-        origins=origins(run, arguments),
+        origins=origins(run, shown_to(arguments, reader)),
     )
 
 

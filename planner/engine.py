@@ -22,7 +22,6 @@ from planner import agents, nesting
 from planner.accounts import Hold, held
 from planner.cards import answered, card_of, fitted
 from planner.core import order
-from planner.core.attest import attest
 from planner.core.catalog import Callee
 from planner.core.commands import (
     AskHuman,
@@ -57,9 +56,10 @@ from planner.core.events import (
     TimerFired,
     Usage,
 )
-from planner.core.labels import Json, Labelled
+from planner.core.labels import Json
 from planner.core.ledger import NOTHING
 from planner.core.plan import StepPath, own_path, role_of
+from planner.core.provenance import labelled
 from planner.core.run import Run
 from planner.core.setup import Criterion
 from planner.core.state import callee_at
@@ -426,7 +426,7 @@ class Engine:
             return StepFailed(path=path, fault=fault_of(error), attempt=command.attempt, usage=usage, seconds=seconds)
         usage = await self._kept(completed.completions)
         seconds = (self._outside.clock() - began).total_seconds()
-        value = attest(callee, self._run.step(path).arguments or Labelled(value={}), completed.value, path=path)
+        value = labelled(self._run, path, callee, completed.value)
         return StepSucceeded(path=path, value=value, usage=usage, seconds=seconds)
 
     async def _tool(self, command: Call, callee: Callee, arguments: Mapping[str, Json]) -> Json:

@@ -45,7 +45,8 @@ from planner.core.labels import Integrity, Json, Labelled
 from planner.core.ledger import Budget
 from planner.core.order import keys, may_conflict
 from planner.core.plan import Plan, Step, role_of
-from planner.core.policy import Policy, Principal, Rule
+from planner.core.policy import Policy, Principal
+from planner.core.rules import Rule
 from planner.core.run import Run, StepState
 from planner.core.setup import Setup
 from planner.core.state import callee_at, evolve, fold

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from planner import config
 from planner.config import Config, Models, Price, find_assistant, load
 from planner.core.ledger import Budget
-from planner.core.policy import Policy, Rule
+from planner.core.policy import Policy
+from planner.core.rules import Rule
 from planner.core.setup import Shortage
 from planner.errors import UserError
 

@@ -33,7 +33,8 @@ from planner.core.events import (
 from planner.core.labels import BOUNDED, TRUSTED, UNTRUSTED, Json, Label, Labelled
 from planner.core.ledger import Budget
 from planner.core.plan import Step
-from planner.core.policy import Policy, Rule, Verdict
+from planner.core.policy import Policy, Verdict
+from planner.core.rules import Rule
 from planner.core.run import Run
 from planner.core.state import evolve
 

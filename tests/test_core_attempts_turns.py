@@ -22,7 +22,8 @@ from planner.core.events import (
 from planner.core.gate import binding
 from planner.core.labels import Json, Labelled
 from planner.core.plan import Step
-from planner.core.policy import Policy, Rule, Verdict
+from planner.core.policy import Policy, Verdict
+from planner.core.rules import Rule
 from planner.core.run import Run
 
 Given: TypeAlias = Callable[..., Run]

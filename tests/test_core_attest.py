@@ -63,6 +63,66 @@ def test_the_declared_fields_of_a_record_or_of_each_record_are_bounded() -> None
     assert worth == {(0, "id"): Integrity.BOUNDED, (0, "text"): Integrity.UNTRUSTED}
 
 
+def test_a_field_may_stand_deeper_and_below_lists() -> None:
+    box = callee("mail.box", effect="read", out="fields", bounded_fields=("page", "mails.from.address"))
+    value: Json = {
+        "page": 1,
+        "mails": [{"from": {"address": "a@b.c", "name": "n"}}, {"from": [{"address": "d@e.f"}]}],
+    }
+    bounded = {
+        path for path, _, label in leaves_of(attest(box, given_(), value)) if label.integrity is Integrity.BOUNDED
+    }
+    assert bounded == {("page",), ("mails", 0, "from", "address"), ("mails", 1, "from", 0, "address")}
+
+
+# readers
+
+
+MAILS: Json = [
+    {"from": "ann", "to": ["bob", "eve"], "text": "x"},
+    {"from": "bob", "to": "ann", "text": "y"},
+    {"text": "z"},
+    {"from": 7, "to": None, "text": "w"},
+]
+
+
+def readers(made: Callee, value: Json, label: Label = TRUSTED) -> list[Any]:
+    result = attest(made, given_(label), value, principal="me")
+    return [label.readers for path, _, label in leaves_of(result) if path[-1:] == ("text",) or not path]
+
+
+def test_each_record_is_for_those_whom_it_names_and_what_names_nobody_for_the_principal() -> None:
+    mail = callee("mail.list", effect="read", readers_from=("from", "to"))
+    assert readers(mail, MAILS) == [{"ann", "bob", "eve"}, {"ann", "bob"}, {"me"}, {"me"}]
+    assert readers(mail, {"from": "ann", "text": "x"}) == [{"ann"}]
+    assert readers(mail, "only text") == [{"me"}]
+    assert readers(mail, MAILS, Label(readers=frozenset({"bob", "me"})))[:2] == [{"bob"}, {"bob"}]
+
+
+def test_the_principal_may_be_named_beside_them_or_alone() -> None:
+    mail = callee("mail.list", effect="read", readers_from=("from", "@principal"))
+    assert readers(mail, MAILS)[:2] == [{"ann", "me"}, {"bob", "me"}]
+    files = callee("files.read", effect="read", readers_from=("@principal",))
+    assert readers(files, "text") == [{"me"}]
+    assert attest(files, given_(), [], principal="me").label.readers == frozenset({"me"})
+
+
+def test_records_may_stand_inside_of_others() -> None:
+    box = callee(
+        "mail.box", effect="read", out="fields", bounded_fields=("mails.from",), readers_from=("mails.from",)
+    )
+    result = attest(
+        box, given_(), {"mails": [{"from": "ann", "text": "x"}, {"text": "y"}], "count": 2}, principal="me"
+    )
+    told = {path: (label.integrity, label.readers) for path, _, label in leaves_of(result)}
+    assert told == {
+        ("mails", 0, "from"): (Integrity.BOUNDED, {"ann"}),
+        ("mails", 0, "text"): (Integrity.UNTRUSTED, {"ann"}),
+        ("mails", 1, "text"): (Integrity.UNTRUSTED, {"me"}),
+        ("count",): (Integrity.UNTRUSTED, None),
+    }
+
+
 # quarantined results
 
 EXTRACTOR = callee("agent.extractor", effect="read", out="typed")

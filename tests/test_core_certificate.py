@@ -13,8 +13,9 @@ from planner.core.intrinsics import intrinsics
 from planner.core.labels import Integrity
 from planner.core.ledger import Rate
 from planner.core.plan import Plan, Step
-from planner.core.policy import Policy, Principal, Rule
+from planner.core.policy import Policy, Principal
 from planner.core.repair import Repair
+from planner.core.rules import Rule
 
 POLICY = Policy(
     rules=(

@@ -49,7 +49,8 @@ from planner.core.intrinsics import intrinsics
 from planner.core.labels import Integrity, Json, Labelled, leaves_of
 from planner.core.ledger import Budget
 from planner.core.plan import Plan, Role, Step, StepPath, role_of, split_path, stand_in
-from planner.core.policy import Policy, Principal, Rule
+from planner.core.policy import Policy, Principal
+from planner.core.rules import Rule
 from planner.core.run import Run
 from planner.core.setup import Setup
 from planner.core.state import evolve

@@ -11,7 +11,8 @@ from planner.core.check import Examined, Terms, examine
 from planner.core.goal import Named
 from planner.core.labels import Json
 from planner.core.plan import MAX_STEPS, OnError, Plan, Step
-from planner.core.policy import Policy, Principal, Rule
+from planner.core.policy import Policy, Principal
+from planner.core.rules import Rule
 from planner.tools import Toolbox
 
 TOOLS = Toolbox.load(Path(__file__).resolve().parents[1] / "tools").catalogue

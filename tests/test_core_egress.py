@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner.core.catalog import Callee, Declaration
-from planner.core.egress import leaks
+from planner.core.egress import leaks, shown_to
 from planner.core.labels import BOUNDED, TRUSTED, UNTRUSTED, Json, Label, Labelled, gather
-from planner.core.policy import Policy, Principal, Request, Rule, judge
+from planner.core.policy import Policy, Principal, Request, judge
+from planner.core.rules import Rule
 
 ANN = Principal(name="ann")
 OPEN = Policy(rules=(Rule(id="all", then="allow"),))
@@ -101,3 +102,26 @@ def test_an_argument_that_is_too_low_and_one_that_leaks_are_told_together() -> N
 def test_a_recipient_counts_as_named_only_where_it_stands_in_the_words(words: str, name: str) -> None:
     if found(SEND, words, to=said(name), text=said("x", PRIVATE)) == []:
         assert name.lower() in words.lower()
+
+
+# what people are shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (said("x"), "x"),
+        (said("x", PRIVATE), "x"),
+        (said("x", Label(readers=frozenset({"bob"}))), "[only for `bob`]"),
+        (said({}, Label(readers=frozenset())), "[only for nobody]"),
+        (gather({"a": said(1), "b": said(2, Label(readers=frozenset({"bob"})))}), {"a": 1, "b": "[only for `bob`]"}),
+        (gather([said(1, Label(readers=frozenset({"bob"}))), said(2)]), ["[only for `bob`]", 2]),
+    ],
+)
+def test_who_may_not_see_a_value_is_told_whom_it_is_for(value: Labelled, shown: Json) -> None:
+    assert shown_to(value, "ann").value == shown
+
+
+def test_what_is_carried_where_nobody_sees_it_needs_no_reader() -> None:
+    quiet = Callee(name="notes.keep", summary="", declaration=Declaration(effect="write", payload=("text",)))
+    assert found(quiet, text=said("x", PRIVATE)) == []

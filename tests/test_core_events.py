@@ -63,8 +63,9 @@ from planner.core.goal import Named
 from planner.core.labels import BOUNDED, UNTRUSTED, Integrity, Labelled
 from planner.core.ledger import Amount, Budget, Rate
 from planner.core.plan import OnError, Plan, Step
-from planner.core.policy import Policy, Principal, Rule, Verdict
+from planner.core.policy import Policy, Principal, Verdict
 from planner.core.repair import Repair
+from planner.core.rules import Rule
 from planner.core.setup import Criterion, Parent, Setup, Shortage
 
 AT = datetime(2026, 3, 1, 12, 30, 0, 250, tzinfo=UTC)

@@ -11,7 +11,8 @@ from planner.core.intrinsics import intrinsics
 from planner.core.kinds import step_type
 from planner.core.labels import Integrity
 from planner.core.plan import MAX_DEPTH, Plan, Step
-from planner.core.policy import Policy, Principal, Rule
+from planner.core.policy import Policy, Principal
+from planner.core.rules import Rule
 
 PATH = Parameter(name="path", type="path")
 TEXT = Parameter(name="text")

@@ -34,7 +34,8 @@ from planner.core.gate import APPROVED_S, binding
 from planner.core.labels import BOUNDED, TRUSTED, UNTRUSTED, Json, Label, Labelled, gather
 from planner.core.moves import moved
 from planner.core.plan import OnError, Step
-from planner.core.policy import Policy, Rule, Verdict
+from planner.core.policy import Policy, Verdict
+from planner.core.rules import Rule
 from planner.core.run import Run, StepState
 from planner.core.state import evolve
 from planner.errors import JournalError
@@ -325,9 +326,9 @@ def test_a_value_that_a_person_vouched_for_is_asked_about_no_more_in_this_run(
     assert judged.verdict.rules == ("all",)
 
     send, write = (run.started.setup.catalogue[name] for name in ("mail.send", "files.write"))
-    assert gate.judged(run, send, gather({"to": evil, "text": TEXT})).then == "allow"
-    assert gate.judged(run, send, gather({"to": Labelled(value="o@v.il", label=UNTRUSTED)})).then == "ask"
-    assert gate.judged(run, write, gather({"path": evil})).then == "ask"
+    assert gate.judged(run, send, gather({"to": evil, "text": TEXT}), path="s9").then == "allow"
+    assert gate.judged(run, send, gather({"to": Labelled(value="o@v.il", label=UNTRUSTED)}), path="s9").then == "ask"
+    assert gate.judged(run, write, gather({"path": evil}), path="s9").then == "ask"
 
 
 def test_vouching_for_nothing_known_is_an_approval_of_this_call_alone(given: Given, accepted: Accepted) -> None:

@@ -34,11 +34,11 @@ from planner.core.events import (
 from planner.core.labels import Integrity, Json, Labelled, leaves_of
 from planner.core.ledger import Budget
 from planner.core.order import Keys, keys, must_keep_order
-from planner.core.plan import Plan, Step, own_path, role_of, root_of
-from planner.core.policy import Policy, Rule
+from planner.core.plan import Plan, Step, own_path, place_in, role_of, root_of
+from planner.core.policy import Policy
+from planner.core.rules import Rule
 from planner.core.run import Run
 from planner.core.state import callee_at, evolve, fold
-from planner.core.values import place_in
 
 Accepted: TypeAlias = Callable[..., tuple[Event, ...]]
 Journal: TypeAlias = Callable[..., tuple[Recorded, ...]]

@@ -35,7 +35,8 @@ from planner.core.events import (
     UndoRequested,
 )
 from planner.core.plan import Plan
-from planner.core.policy import Policy, Principal, Rule
+from planner.core.policy import Policy, Principal
+from planner.core.rules import Rule
 from planner.core.run import Run
 from planner.core.setup import Setup
 from planner.core.state import evolve, fold

@@ -7,7 +7,8 @@ import pytest
 from planner.core.catalog import Callee, Declaration
 from planner.core.intrinsics import GOAL
 from planner.core.labels import BOUNDED, TRUSTED, UNTRUSTED, Integrity, Label, Labelled, gather
-from planner.core.policy import Policy, Principal, Request, Rule, judge
+from planner.core.policy import Policy, Principal, Request, judge
+from planner.core.rules import Rule
 
 ANN = Principal(name="ann", roles=frozenset({"clerk"}))
 ALLOW = Rule(id="all", then="allow")
@@ -59,7 +60,7 @@ def test_of_the_other_rules_the_first_that_matches_decides() -> None:
     ],
 )
 def test_a_rule_matches_by_callee_effect_and_role(rule: dict[str, Any], matches: bool) -> None:
-    assert Rule.model_validate({"id": "r", "then": "allow"} | rule).matches(ANN, callee()) is matches
+    assert Rule.model_validate({"id": "r", "then": "allow"} | rule).holds(ANN.roles, callee(), None, ()) is matches
 
 
 def test_a_callee_for_other_roles_is_denied_whatever_the_rules_say() -> None:
@@ -122,3 +123,39 @@ def test_by_declaration_what_executes_or_declares_nothing_is_asked_for_and_a_goa
     assert judge(Policy.by_declaration(), Request(ANN, undeclared)).rules == ("executing",)
     assert judge(Policy.by_declaration(), Request(ANN, undeclared)).then == "ask"
     assert judge(Policy.by_declaration(), Request(ANN, GOAL)).then == "allow"
+
+
+# modes
+
+
+@pytest.mark.parametrize(
+    ("declared", "is_free"),
+    [
+        ({"effect": "read"}, True),
+        ({"effect": "pure"}, True),
+        ({"effect": "write", "undo": "unwrite"}, True),
+        ({"effect": "write"}, False),
+        ({"effect": "send", "undo": "unsend"}, False),
+        ({"effect": "spend"}, False),
+    ],
+)
+def test_in_open_mode_data_steers_what_only_looks_or_can_be_put_back(declared: dict[str, Any], is_free: bool) -> None:
+    called = callee(control={"path": Integrity.TRUSTED}, **declared)
+    request = Request(ANN, called, Labelled(value={"path": "a"}, label=UNTRUSTED), said=Integrity.UNTRUSTED)
+    assert judge(policy(ALLOW).model_copy(update={"mode": "open"}), request).then == ("allow" if is_free else "ask")
+    assert judge(policy(ALLOW), request).then == "ask"
+
+
+@pytest.mark.parametrize(
+    ("effect", "said", "rules"),
+    [
+        ("send", Integrity.UNTRUSTED, ("all", "mode:open")),
+        ("send", Integrity.BOUNDED, ("all",)),
+        ("fetch", Integrity.UNTRUSTED, ("all",)),
+    ],
+)
+def test_an_exposed_plan_is_asked_for_every_effect_that_leaves_a_mark(
+    effect: str, said: Integrity, rules: tuple[str, ...]
+) -> None:
+    request = Request(ANN, callee(effect=effect, control={}), Labelled(value={}), said=said)
+    assert judge(policy(ALLOW).model_copy(update={"mode": "open"}), request).rules == rules

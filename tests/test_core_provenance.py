@@ -66,5 +66,10 @@ def test_an_attachment_is_a_source_too(read: Callable[[Json], Run]) -> None:
     assert (found.step, found.callee, found.before) == ("attachment", "bill", "pay ")
 
 
+def test_what_others_alone_may_read_is_not_shown_around_a_value(read: Callable[[Json], Run]) -> None:
+    label = FROM.joined(Label(readers=frozenset({"bob"})))
+    assert of(read("bob"), "bob", label) == Origin(label=label)
+
+
 def test_where_nothing_is_given_nothing_is_told(read: Callable[[Json], Run]) -> None:
     assert origins(read("bob"), Labelled(value=None)) == {}

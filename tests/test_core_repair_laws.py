@@ -18,8 +18,9 @@ from planner.core.events import EVENT, Event, PlanAccepted, PlanProposed, PlanRe
 from planner.core.goal import Named
 from planner.core.labels import Json
 from planner.core.plan import Plan, Step
-from planner.core.policy import Policy, Principal, Rule
+from planner.core.policy import Policy, Principal
 from planner.core.repair import repaired
+from planner.core.rules import Rule
 from planner.tools import Toolbox
 
 CATALOGUE: Catalogue = {**Toolbox.load(Path(__file__).resolve().parents[1] / "tools").catalogue, **AGENTS}

@@ -64,8 +64,9 @@ from planner.core.labels import Labelled
 from planner.core.ledger import Amount
 from planner.core.moves import ANSWERS
 from planner.core.plan import Plan
-from planner.core.policy import Policy, Rule
+from planner.core.policy import Policy
 from planner.core.replay import Divergence, replayed, told
+from planner.core.rules import Rule
 from planner.core.run import Run
 from planner.core.setup import Criterion
 from planner.core.state import callee_at, evolve, fold
@@ -492,8 +493,7 @@ def test_a_fork_of_a_fork_replays_each_part_under_the_run_that_decided_it(life: 
         last = copies[-1]
         one = Life([*copies, after(last, RunForked(origin=origin, at_event=last.run_seq))])
         one.answer(wanted(one, Call))
-    keys = [r.event.key for r in one.history if isinstance(r.event, StepStarted)]
-    assert len(set(keys)) == len(keys) == 3
+    assert len({r.event.key for r in one.history if isinstance(r.event, StepStarted)}) == 3
     assert replayed(one.history) == ()
     alone = [r for r in one.history if not isinstance(r.event, RunForked)]
     again = [r.model_copy(update={"run_seq": n}) for n, r in enumerate(alone, start=1)]

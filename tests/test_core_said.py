@@ -23,7 +23,8 @@ from planner.core.events import (
 )
 from planner.core.labels import BOUNDED, TRUSTED, UNTRUSTED, Integrity, Json, Label, leaves_of
 from planner.core.plan import Plan
-from planner.core.policy import Policy, Principal, Rule
+from planner.core.policy import Policy, Principal
+from planner.core.rules import Rule
 from planner.core.run import Run
 from planner.core.values import View, answer
 

@@ -24,6 +24,7 @@ CATALOGUE: Catalogue = {
             tool("web.fetch"),
             tool("files.list", out="bounded"),
             tool("files.search", out="fields", bounded_fields=("path",)),
+            tool("mail.box", out="fields", bounded_fields=("page", "mails.from.address")),
             tool("clock.today", out="trusted"),
             tool("text.upper", effect="pure"),
             tool("mail.send", effect="send"),
@@ -90,6 +91,21 @@ def test_what_is_said_from_outside_may_be_said_by_anybody(use: str) -> None:
 def test_a_result_is_worth_less_where_what_was_asked_for_is_not_trusted() -> None:
     assert sent(FETCH, {"id": "s2", "use": "clock.today", "args": {"zone": "$s1"}}, args={"to": "$s2"}) == "BOUNDED"
     assert sent(FETCH, {"id": "s2", "use": "text.upper", "args": {"text": "$s1"}}, args={"to": "$s2"}) == "UNTRUSTED"
+
+
+@pytest.mark.parametrize(
+    ("read", "integrity"),
+    [
+        ("$s1.page", "BOUNDED"),
+        ("$s1.mails[0].from.address", "BOUNDED"),
+        ("$s1[0].mails[2].from[1].address", "BOUNDED"),
+        ("$s1.mails[0].from.name", "UNTRUSTED"),
+        ("$s1.mails", "UNTRUSTED"),
+        ("$s1.rest", "UNTRUSTED"),
+    ],
+)
+def test_such_a_field_may_stand_deeper_and_below_lists(read: str, integrity: str) -> None:
+    assert sent({"id": "s1", "use": "mail.box"}, args={"to": read}) == integrity
 
 
 def test_fields_that_a_service_attests_are_worth_more_than_the_rest() -> None:

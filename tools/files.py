@@ -56,6 +56,7 @@ def _matcher(pattern: str) -> Callable[[str], bool]:
     effect="read",
     resource=("file:{path}",),
     control={"path": "bounded"},
+    readers_from=("@principal",),
     converts=True,
     keywords=("open", "load", "content", "show", "get"),
 )
@@ -70,6 +71,7 @@ def read(path: FilePath, context: ToolContext) -> str:
     control={"folder": "bounded"},
     out="fields",
     bounded_fields=("path", "line"),
+    readers_from=("@principal",),
     keywords=("find", "grep", "look", "contain", "mention", "occur", "which"),
 )
 def search(text: str, context: ToolContext, folder: FolderPath = ".") -> Table:

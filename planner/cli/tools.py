@@ -5,14 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator
 
-from planner.assistant import Assistant
+from planner.assistant import Assistant, user_name
 from planner.cli import terminal
 from planner.cli.conduct import opened
 from planner.cli.options import Options
 from planner.cli.terminal import excerpt, line
 from planner.core.catalog import READING, Callee, Declaration, Parameter, retrieve
 from planner.core.labels import Json
-from planner.core.policy import Principal, Request, Verdict, judge
+from planner.core.policy import Request, Verdict, judge
 from planner.errors import UserError
 
 FOUND = 8
@@ -53,7 +53,8 @@ def show(options: Options) -> int:
 
 def _verdict(assistant: Assistant, callee: Callee) -> Verdict:
     """What the policy says of a call by whoever uses the command line, before its arguments are known."""
-    return judge(assistant.policy, Request(Principal(), callee))
+    principal = assistant.settings.people.principal(None, otherwise=user_name())
+    return judge(assistant.policy, Request(principal, callee))
 
 
 def _listed(options: Options, assistant: Assistant, callees: Iterable[Callee]) -> int:

@@ -15,9 +15,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_core import PydanticCustomError
 
-from planner.core.labels import Frozen
+from planner.core.labels import Frozen, Names
 from planner.core.ledger import Budget
-from planner.core.policy import Policy
+from planner.core.policy import Policy, Principal
 from planner.core.redaction import Redactor
 from planner.core.setup import Shortage
 
@@ -142,6 +142,14 @@ class People(Frozen):
     """Whom a plan may ask: `[people]`."""
 
     roles: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], ...] = ("user",)
+    members: Mapping[str, Names] = Field(default_factory=dict)
+    """What roles people play, by name; whoever is not named plays `user`."""
+
+    def principal(self, named: Principal | None, *, otherwise: str) -> Principal:
+        """The one on whose behalf a run acts, with their roles; `otherwise` is who runs this process."""
+        given = named or Principal(name=otherwise)
+        is_plain = given.roles == Principal().roles and given.name in self.members
+        return given.model_copy(update={"roles": self.members[given.name]}) if is_plain else given
 
 
 class Export(Frozen):

@@ -126,7 +126,7 @@ def _resolve(
 def _called(view: View, callee: str, path: StepPath, given: Labelled, *, decided_by: Label) -> StepResolved:
     """The call, with what the gate says to it."""
     arguments = values.under(decided_by, given, said=view.run.said)
-    verdict = judged(view.run, view.run.started.setup.catalogue[callee], arguments)
+    verdict = judged(view.run, view.run.started.setup.catalogue[callee], arguments, path=path)
     return StepResolved(path=path, arguments=arguments, verdict=verdict)
 
 

@@ -14,7 +14,6 @@ from itertools import takewhile
 from math import isfinite
 
 from planner.core import gate, order
-from planner.core.attest import attest
 from planner.core.catalog import Callee
 from planner.core.commands import AskHuman, Call, Command, Probe, Record, ScheduleRetry, StartTimer
 from planner.core.events import (
@@ -44,6 +43,7 @@ from planner.core.plan import (
     stand_in,
 )
 from planner.core.policy import Verdict
+from planner.core.provenance import labelled
 from planner.core.run import (
     Run,
     StepState,
@@ -304,8 +304,7 @@ def _no_more(path: StepPath, state: StepState) -> StepFailed:
 
 def _happened(run: Run, path: StepPath) -> Record:
     """The effect took place, but what the call gave is lost."""
-    given = run.step(path).arguments or Labelled(value={})
-    return Record(StepSucceeded(path=path, value=attest(callee_of(run, path), given, None, path=path)))
+    return Record(StepSucceeded(path=path, value=labelled(run, path, callee_of(run, path), None)))
 
 
 def _without_effect(path: StepPath, callee: Callee, state: StepState) -> StepFailed:

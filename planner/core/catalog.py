@@ -107,6 +107,9 @@ class Declaration(Frozen):
     kind, untrusted but for booleans and for what equals an attested leaf of the arguments."""
     bounded_fields: tuple[str, ...] = ()
     readers: Names | None = None
+    """Who may see the result; None: anyone."""
+    readers_from: tuple[str, ...] = ()
+    """Fields of a record that name who may see it, and `@principal`; what names nobody is for the principal alone."""
     roles: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     timeout_s: float | None = None

@@ -234,7 +234,8 @@ def _rule(call: Appraised, argument: str) -> str:
 def _may_leak(call: Appraised, appraisal: Appraisal) -> bool:
     """Whether others may get what it carries, and a step of the plan gives what only some may read."""
     declared = call.callee.declaration
-    is_private = any(one.callee.declaration.readers is not None for one in appraisal.calls)
+    declarations = [one.callee.declaration for one in appraisal.calls]
+    is_private = any(one.readers is not None or one.readers_from for one in declarations)
     return is_private and bool(declared.recipients or declared.public_sink)
 
 
@@ -317,7 +318,7 @@ def _powers(calls: Iterable[Planned], appraisal: Appraisal) -> Iterator[Power]:
     brought = (appraisal.results[id_].overall().integrity for id_ in appraisal.sources.keys() - said)
     if Integrity.UNTRUSTED in brought:
         yield "untrusted input"
-    if any(d.readers is not None or d.secrets for d in declared):
+    if any(d.readers is not None or d.readers_from or d.secrets for d in declared):
         yield "sensitive data"
     if any(d.effect not in {"pure", "read"} or d.public_sink or d.recipients for d in declared):
         yield "state change or egress"

@@ -19,6 +19,7 @@ from planner.core.catalog import retrieve, signature
 from planner.core.check import Problem, Terms, examine
 from planner.core.commands import AskPlanner, AskValidator, Command, Record
 from planner.core.correction import stale_steps, undo_report
+from planner.core.egress import shown_to
 from planner.core.events import (
     BudgetRefused,
     Fault,
@@ -354,6 +355,8 @@ def _conclude(run: Run) -> Record:
     view = values.View(run, run.plan)
     degraded = values.lost(view)
     result = values.answer(view)
+    if run.started.parent is None:  # else a plan gets it, and no person
+        result = shown_to(result, run.started.principal.name)
     match run.review:
         case "passed":
             return _end(run, RunFinished(status="completed", result=result, degraded=degraded))

@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from planner.core.catalog import Callee
-from planner.core.labels import Integrity, Json, Label, Labelled, join, leaves_of
+from planner.core.labels import Integrity, Json, Label, Labelled, gather, join, leaves_of
 
+WITHHELD = "[only for {}]"
+"""What stands in the place of a value for those who may not see it."""
 LEAST = Integrity.BOUNDED
 """What a recipient must be worth at least: an outsider may have picked one of ours, but not added one."""
 
@@ -54,6 +56,20 @@ def _is_said(text: str, words: str) -> bool:
     around = r"[\w.@+-]"
     found = re.search(rf"(?<!{around}){re.escape(text)}(?!{around}*[\w@+-])", words, re.IGNORECASE)
     return bool(text) and found is not None
+
+
+def shown_to(whole: Labelled, reader: str) -> Labelled:
+    """The value as the reader may see it: a leaf that is not for them is replaced by whom it is for."""
+    if all(label.readers is None or reader in label.readers for label in (whole.label, *dict(whole.leaves).values())):
+        return whole
+    match whole.value:
+        case dict() as fields if fields:
+            return gather({name: shown_to(whole.at((name,)), reader) for name in fields})
+        case list() as items if items:
+            return gather([shown_to(whole.at((index,)), reader) for index in range(len(items))])
+        case _:
+            label = whole.overall()
+            return Labelled(value=WITHHELD.format(_or(label.readers)), label=label)
 
 
 def _or(readers: frozenset[str] | None) -> str:

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 
 from planner.core.catalog import Callee
 from planner.core.events import StepJudged
 from planner.core.labels import Integrity, Json, Label, Labelled, gather
-from planner.core.plan import StepPath
+from planner.core.plan import StepPath, place_in, role_of
 from planner.core.policy import Request, Verdict, judge
-from planner.core.run import Run, StepState, callee_of
+from planner.core.rules import Made
+from planner.core.run import Run, StepState, callee_of, is_undecided
 
 APPROVED_S = 86_400.0
 """How long an approval counts: whoever gave it remembers a day later what it was about."""
@@ -29,19 +31,42 @@ LEADING_ON = frozenset(
 """Answers after which a call is made."""
 
 
-def judged(run: Run, callee: Callee, arguments: Labelled) -> Verdict:
+def judged(run: Run, callee: Callee, arguments: Labelled, *, path: StepPath) -> Verdict:
     """What the gate says to the call now."""
-    setup = run.started.setup
-    given = _endorsed(run, callee, arguments)
-    request = Request(run.started.principal, callee, given, words=run.words, said=run.said.integrity)
-    return judge(setup.policy, request)
+    policy = run.started.setup.policy
+    request = Request(
+        run.started.principal,
+        callee,
+        _endorsed(run, callee, arguments),
+        words=run.words,
+        said=run.said.integrity,
+        made=tuple(_made(run, path)) if any(rule.until or rule.beyond for rule in policy.rules) else (),
+    )
+    return judge(policy, request)
+
+
+def _made(run: Run, path: StepPath) -> Iterator[Made]:
+    """The calls that count as before the one at `path`: made, about to be made, or to be made first by the plan."""
+    for other, state in run.steps.items():
+        callee = callee_of(run, other)
+        if callee is None or other == path or role_of(other) == "undo" or state.arguments is None:
+            continue
+        is_over = state.status in {"failed", "skipped"} and not is_undecided(state)
+        is_let = state.verdict is not None and state.verdict.then == "deny"
+        if not is_over and not is_let and (state.attempt or state.is_weighed or _is_earlier(run, other, path)):
+            is_done = state.status == "succeeded"
+            yield Made(callee.name, callee.declaration.effect, state.arguments.value, is_done)
+
+
+def _is_earlier(run: Run, other: StepPath, path: StepPath) -> bool:
+    return run.plan is not None and place_in(run.plan, other) < place_in(run.plan, path)
 
 
 def rejudged(run: Run, path: StepPath) -> StepJudged:
     """What it says now to a call that was judged before; a person who changed the call has allowed it so."""
     state, callee = run.step(path), callee_of(run, path)
     assert callee is not None, "what was judged calls something"
-    verdict = judged(run, callee, state.arguments or Labelled(value={}))
+    verdict = judged(run, callee, state.arguments or Labelled(value={}), path=path)
     if verdict.then == "ask" and _is_changed(state):
         verdict = verdict.model_copy(update={"then": "allow", "rules": (*verdict.rules, f"person:{state.answer}")})
     return StepJudged(path=path, verdict=verdict)
@@ -50,7 +75,8 @@ def rejudged(run: Run, path: StepPath) -> StepJudged:
 def is_due(run: Run, path: StepPath) -> bool:
     """Whether the call must be judged again before anything else happens to it."""
     state = run.step(path)
-    if state.verdict is None or not (state.is_stale or _is_old(run, state) or _is_changed(state)):
+    is_other = state.is_stale or _is_old(run, state) or _is_changed(state)
+    if state.verdict is None or not (is_other or _is_to_be_weighed(run, path, state)):
         return False
     match state.status:
         case "resolved" | "interrupted" | "in_doubt":
@@ -67,6 +93,15 @@ def _is_question(run: Run, path: StepPath) -> bool:
     """Whether nothing is called: the step itself is what is asked."""
     callee = callee_of(run, path)
     return callee is not None and callee.kind in {"human", "gate", "wait"}
+
+
+def _is_to_be_weighed(run: Run, path: StepPath, state: StepState) -> bool:
+    """Whether a limit has yet to be held against the calls that were admitted beside this one."""
+    callee, roles = callee_of(run, path), run.started.principal.roles
+    if state.is_weighed or state.status != "resolved" or callee is None:
+        return False
+    rules = (rule for rule in run.started.setup.policy.rules if rule.beyond is not None)
+    return any(rule.speaks_of(roles, callee.name, callee.declaration.effect) for rule in rules)
 
 
 def may_repeat(state: StepState) -> bool:

@@ -197,7 +197,15 @@ def _filled(state: StepState, event: StepEvent) -> StepState:  # noqa: C901, PLR
         case StepJudged():
             is_said = state.status == "resolved"  # whatever was asked or answered was about another call by now
             due, answer = (None, None) if is_said else (state.due, state.answer)
-            return replace(state, verdict=event.verdict, is_stale=False, approved_at=None, due=due, answer=answer)
+            return replace(
+                state,
+                verdict=event.verdict,
+                is_stale=False,
+                is_weighed=True,
+                approved_at=None,
+                due=due,
+                answer=answer,
+            )
         case MapResolved():
             return replace(state, items=event.items)
         case BlockEntered():

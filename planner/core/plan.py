@@ -270,3 +270,10 @@ def map_path(path: StepPath) -> StepPath:
     """The path of the map that an item belongs to; of anything else, the path itself."""
     own = own_path(path)
     return own[: own.rindex("[")] if own.endswith("]") else own
+
+
+def place_in(plan: Plan, path: StepPath) -> tuple[int, ...]:
+    """Where a path stands in its plan: the place of each step on the way, and its item."""
+    places = {id_: place for place, id_ in enumerate(plan.index)}
+    ways = (split_path(part) for part in path.split("/"))
+    return tuple(number for id_, index in ways for number in (places.get(id_, -1), -1 if index is None else index))

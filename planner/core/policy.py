@@ -7,14 +7,17 @@ Rules of the file:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal, TypeAlias
 
+from pydantic import Field
+
 from planner.core.catalog import Callee
 from planner.core.egress import Objection, leaks
 from planner.core.labels import Frozen, Integrity, Labelled, Names
+from planner.core.rules import Made, Rule
 
 
 class Principal(Frozen):
@@ -25,32 +28,26 @@ class Principal(Frozen):
     tenant: str = "local"
 
 
-class Rule(Frozen):
-    """`then` holds where callee and effect match (shell patterns) and the principal has one of the roles."""
-
-    id: str
-    then: Literal["allow", "ask", "deny"]
-    callee: str = "*"
-    effect: str = "*"
-    roles: Names = frozenset({"*"})
-
-    def matches(self, principal: Principal, callee: Callee) -> bool:
-        """Whether the rule speaks of this principal and callee."""
-        return (
-            fnmatchcase(callee.name, self.callee)
-            and fnmatchcase(callee.declaration.effect, self.effect)
-            and ("*" in self.roles or bool(self.roles & principal.roles))
-        )
-
-
+Then: TypeAlias = Literal["allow", "ask", "deny"]
 Mode: TypeAlias = Literal["sealed", "explore", "open"]
 """What planners may see: nothing from outside; as `sealed`, but a researcher of their own; what steps gave."""
+
+
+class Grant(Frozen):
+    """What those who play a role may call, as shell patterns; nothing else, whatever the rules allow."""
+
+    allow: tuple[str, ...] = ()
+    ask: tuple[str, ...] = ()
+    """With a person's approval."""
+    deny: tuple[str, ...] = ()
 
 
 class Policy(Frozen):
     """The rules in force, with a version that every decision carries."""
 
     rules: tuple[Rule, ...] = ()
+    grants: Mapping[str, Grant] = Field(default_factory=dict)
+    """By role. Who plays none of these is bound by the rules alone; who plays several may do what any of them may."""
     version: str = ""
     mode: Mode = "sealed"
 
@@ -73,7 +70,7 @@ class Policy(Frozen):
 class Verdict(Frozen):
     """The gate's answer, the rules that gave it, and the policy version they belong to."""
 
-    then: Literal["allow", "ask", "deny"]
+    then: Then
     rules: tuple[str, ...]
     reason: str = ""
     policy_version: str = ""
@@ -90,31 +87,62 @@ class Request:
     """The principal's own: whom they name there may get what is not for everybody."""
     said: Integrity = Integrity.TRUSTED
     """What the words of the plan are worth that wants the call."""
+    made: Sequence[Made] = ()
+    """The calls of the run before this one."""
 
 
 def judge(policy: Policy, request: Request) -> Verdict:
-    """The gate's verdict."""
+    """The gate's verdict. At plan time it foresees a question where an argument might make one necessary."""
 
-    def verdict(then: Literal["allow", "ask", "deny"], rules: Iterable[str], reason: str = "") -> Verdict:
+    def verdict(then: Then, rules: Iterable[str], reason: str = "") -> Verdict:
         return Verdict(then=then, rules=tuple(rules), reason=reason, policy_version=policy.version)
 
     principal, callee = request.principal, request.callee
     needed = frozenset(callee.declaration.roles)
     if needed and not needed & principal.roles:
         return verdict("deny", ("declaration:roles",), f"`{callee.name}` is for {_or(sorted(needed))} only")
-    matching = [rule for rule in policy.rules if rule.matches(principal, callee)]
-    denying = tuple(rule.id for rule in matching if rule.then == "deny")
+    granted = _granted(policy, request)
+    if granted is not None and granted.then == "deny":
+        return granted
+    told = [(r, r.holds(principal.roles, callee, request.arguments, request.made)) for r in policy.rules]
+    denying = tuple(rule.id for rule, holds in told if rule.then == "deny" and holds)
     if denying:
         return verdict("deny", denying, f"`{callee.name}` is denied by {_or(denying)}")
-    if not matching:
+    open_ = [(rule, holds) for rule, holds in told if rule.then != "deny" and holds is not False]
+    rule = next((rule for rule, holds in open_ if holds or rule.then == "ask"), None)
+    if rule is None and open_:
+        rules = tuple(rule.id for rule, _ in open_)
+        return verdict("ask", rules, f"whether {_or(rules)} allows `{callee.name}` depends on its arguments")
+    if rule is None:
         return verdict("deny", ("default",), f"no rule allows `{callee.name}` to {_or(sorted(principal.roles))}")
-    rule = matching[0]
     if rule.then == "ask":
         return verdict("ask", (rule.id,), f"`{rule.id}` wants a person to approve `{callee.name}`")
+    if granted is not None:
+        return granted
     objections = tuple(_objections(request, policy.mode))
     if objections:
         return verdict("ask", dict.fromkeys([rule.id, *(d.rule for d in objections)]), _told(objections))
     return verdict("allow", (rule.id,))
+
+
+def _granted(policy: Policy, request: Request) -> Verdict | None:
+    """What the roles that the principal plays say against the call; None if nothing. Questions need no grant."""
+    name, roles = request.callee.name, sorted(request.principal.roles & policy.grants.keys())
+    if not roles or request.callee.kind in {"human", "gate", "wait"}:
+        return None
+
+    def by(patterns: Callable[[Grant], tuple[str, ...]]) -> tuple[str, ...]:
+        found = [role for role in roles if any(fnmatchcase(name, p) for p in patterns(policy.grants[role]))]
+        return tuple(f"role:{role}" for role in found)
+
+    def verdict(then: Then, rules: tuple[str, ...], reason: str) -> Verdict:
+        return Verdict(then=then, rules=rules, reason=reason, policy_version=policy.version)
+
+    denied, allowed, asked = by(lambda g: g.deny), by(lambda g: g.allow), by(lambda g: g.ask)
+    if denied or not (allowed or asked):
+        rules = denied or tuple(f"role:{role}" for role in roles)
+        return verdict("deny", rules, f"{_or(roles)} may not call `{name}`")
+    return None if allowed else verdict("ask", asked, f"{_or(roles)} may call `{name}` with a person's approval")
 
 
 def _is_harmless(callee: Callee) -> bool:

@@ -1,4 +1,4 @@
-"""Where a value came from: the steps that gave it, and the words around it there.
+"""Where a value came from: its labels, the steps that gave it, and the words around it there.
 
 Rules of the file:
 - What is shown is data of others: whoever renders it escapes it, and follows no link in it.
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from planner.core.labels import Frozen, Label, Labelled, leaves_of
+from planner.core.attest import attest
+from planner.core.catalog import Callee
+from planner.core.labels import Frozen, Json, Label, Labelled, leaves_of
 from planner.core.plan import StepPath
 from planner.core.run import Run
 
@@ -36,6 +38,12 @@ class Origin(Frozen):
     excerpts: tuple[Excerpt, ...] = ()
 
 
+def labelled(run: Run, path: StepPath, callee: Callee, value: Json) -> Labelled:
+    """What the call at `path` gave, with its labels."""
+    given = run.step(path).arguments or Labelled(value={})
+    return attest(callee, given, value, path=path, principal=run.started.principal.name)
+
+
 def origins(run: Run, arguments: Labelled) -> Mapping[str, Origin]:
     """Of each argument of a call where it came from."""
     given = arguments.value if isinstance(arguments.value, dict) else {}
@@ -45,6 +53,8 @@ def origins(run: Run, arguments: Labelled) -> Mapping[str, Origin]:
 def _origin(run: Run, value: Labelled) -> Origin:
     wanted = [leaf for _, leaf, _ in leaves_of(value) if isinstance(leaf, str | int | float) and leaf != ""]
     label = value.overall()
+    if label.readers is not None and run.started.principal.name not in label.readers:
+        return Origin(label=label)
     found: dict[Excerpt, None] = {}
     for path, callee, texts in _sources(run, label):
         for leaf in wanted:

@@ -93,6 +93,8 @@ class StepState:
     verdict: Verdict | None = None
     is_stale: bool = False
     """Whether it was judged under other terms than those under which the run goes on."""
+    is_weighed: bool = False
+    """Whether it was held against limits when it was about to be made; others count it from then on."""
     approved_at: datetime | None = None
     """When a person allowed the call; None: nobody did, or that is used up."""
     items: Labelled | None = None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from planner.core.expr import Missing, Scope, evaluate, names, resolve
 from planner.core.labels import TRUSTED, UNTRUSTED, Integrity, Json, Label, Labelled, gather, join
-from planner.core.plan import Plan, Step, StepId, StepPath, inner_path, is_tolerated, role_of, split_path
+from planner.core.plan import Plan, Step, StepId, StepPath, inner_path, is_tolerated, place_in, role_of
 from planner.core.run import Run, StepState, has_failed, item_paths, last_path
 from planner.errors import PlanError
 
@@ -209,13 +209,6 @@ def lost(view: View) -> tuple[str, ...]:
     whole = [path for path in missing if not any(path != other and path.startswith(f"{other}[") for other in missing)]
     cheaper = [f"{path} (by a cheaper model)" for path in paths if view.run.step(path).is_cheaper]
     return (*whole, *cheaper)
-
-
-def place_in(plan: Plan, path: StepPath) -> tuple[int, ...]:
-    """Where a path stands in its plan: the place of each step on the way, and its item."""
-    places = {id_: place for place, id_ in enumerate(plan.index)}
-    ways = (split_path(part) for part in path.split("/"))
-    return tuple(number for id_, index in ways for number in (places.get(id_, -1), -1 if index is None else index))
 
 
 def _is_missing(run: Run, plan: Plan, path: StepPath) -> bool:

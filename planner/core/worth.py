@@ -9,7 +9,7 @@ Rules of the file:
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from planner.core.attest import attest
@@ -214,10 +214,18 @@ def _result(callee: Callee, given: Worth) -> Worth:
     found = attest(callee, Labelled(value={}, label=Label(integrity=given.integrity)), {})
     whole = replace(given, integrity=found.label.integrity)
     # Whether the result will be one record or a list of them is not known; each is read in its own way.
-    fields: dict[str | int, Worth] = {
-        path[-1]: replace(whole, integrity=label.integrity) for path, label in found.leaves
-    }
-    return replace(whole, parts={**fields, ITEM: replace(whole, parts=fields)}) if fields else whole
+    return _with_fields(whole, [(path, label.integrity) for path, label in found.leaves])
+
+
+def _with_fields(whole: Worth, fields: Sequence[tuple[Path, Integrity]]) -> Worth:
+    """A result of which some fields are worth something else, at whatever depth lists stand."""
+    parts: dict[str | int, Worth] = {}
+    for name in dict.fromkeys(path[0] for path, _ in fields):
+        inner = [(path[1:], integrity) for path, integrity in fields if path[0] == name]
+        own = [integrity for path, integrity in inner if not path]
+        value = replace(whole, integrity=own[0]) if own else _with_fields(whole, inner)
+        parts[name] = value
+    return replace(whole, parts={**parts, ITEM: replace(whole, parts=parts)}) if parts else whole
 
 
 # values and expressions -------------------------------------------------------------------------------------

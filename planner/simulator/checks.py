@@ -6,10 +6,9 @@ from itertools import combinations
 
 from planner.core.events import PlanAccepted, Recorded, RunFinished
 from planner.core.labels import Json
-from planner.core.plan import own_path
+from planner.core.plan import own_path, place_in
 from planner.core.run import Run
 from planner.core.state import evolve
-from planner.core.values import place_in
 from planner.simulator.journal import Journal
 from planner.simulator.laws import BrokenLawError
 from planner.simulator.schedule import Schedule

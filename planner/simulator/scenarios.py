@@ -12,7 +12,8 @@ from planner.core.intrinsics import intrinsics
 from planner.core.labels import Integrity, Json
 from planner.core.ledger import Budget, Rate
 from planner.core.plan import OnError, Plan, Step
-from planner.core.policy import Policy, Rule
+from planner.core.policy import Policy
+from planner.core.rules import Rule
 from planner.core.setup import Setup, Shortage
 
 PLACES = ("a", "b", "c")

@@ -51,6 +51,7 @@ class Options(TypedDict, total=False):
     out: Literal["trusted", "bounded", "untrusted", "fields", "typed"]
     bounded_fields: tuple[str, ...]
     readers: frozenset[str] | None
+    readers_from: tuple[str, ...]
     roles: tuple[str, ...]
     secrets: tuple[str, ...]
     timeout_s: float | None
