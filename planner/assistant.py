@@ -20,6 +20,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from planner import config, prompts, reading, rehearsal
 from planner.agents import AGENTS, ROLES
+from planner.audit import Anchors
 from planner.cards import Answer, Approver, Card, answered, card_of
 from planner.core.catalog import Callee
 from planner.core.events import (
@@ -120,13 +121,19 @@ class Assistant:
             self.settings.telemetry, name=self.settings.assistant.name, redactor=self._redactor
         )
         of = {name: most for name, most in self.settings.limits.concurrency.items() if name != "total"}
+        anchors = self.settings.audit.file
+        self._anchors = Anchors(
+            lambda: self.journal,
+            Path(anchors).expanduser() if anchors else self._state / "anchors.jsonl",
+            every=self.settings.audit.every,
+        )
         self._slots = Slots(self.settings.limits.concurrency.get("total", LIMIT), of=of)
         self._runner = Runner(
             lambda: self.journal,
             self._outside,
             started=self._nested,
             resumed=self._resumed,
-            telemetry=self._telemetry.observe if self._telemetry else None,
+            telemetry=self._seen,
             clock=clock,
         )
         self.pool = Pool(
@@ -171,11 +178,18 @@ class Assistant:
     async def close(self) -> None:
         """Let go of models, connections and the journal, and send what telemetry is left."""
         await self.pool.close()
+        await self._anchors.close()
         if self._journal is not None:
             await self._journal.close()
             self._journal = None
         if self._telemetry is not None:
             await asyncio.to_thread(self._telemetry.close)
+
+    def _seen(self, recorded: Recorded) -> None:
+        """Tells every event to those who always listen."""
+        self._anchors.observe(recorded)
+        if self._telemetry is not None:
+            self._telemetry.observe(recorded)
 
     @property
     def journal(self) -> Journal:

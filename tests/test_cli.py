@@ -118,7 +118,7 @@ def test_every_verb_is_performed_by_a_function_and_declares_known_options() -> N
     for name, verb in VERBS.items():
         assert callable(cli._performer(name))
         assert set(verb.options) <= set(OPTIONS)
-    assert {"runs", "events", "tools", "models"} == GROUPS
+    assert {"runs", "events", "audit", "tools", "models"} == GROUPS
 
 
 def test_help_names_every_verb_and_exit_code_and_imports_nothing_heavy(tmp_path: Path) -> None:

@@ -57,5 +57,5 @@ def _performer(verb: str) -> Callable[[Options], int]:
     """
     group, _, name = verb.partition(" ")
     module = import_module(f"planner.cli.{VERBS[verb].module or group}")
-    performer: Callable[[Options], int] = getattr(module, "list_" if name == "list" else name or group)
+    performer: Callable[[Options], int] = getattr(module, f"{name}_" if name in {"list", "anchor"} else name or group)
     return performer

@@ -45,6 +45,8 @@ class Options(argparse.Namespace):
     is_stuck: bool = False
     is_following: bool = False
     at_event: int | None = None
+    anchor: Path | None = None
+    to: Path | None = None
     run: str | None = None
     data: str | None = None
 
@@ -132,6 +134,8 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "dest": "vouched",
         "help": "do not ask again in this run because of the value of this argument; may be repeated",
     },
+    "--anchor": {"metavar": "FILE", "type": Path, "help": "the file of anchors (default: that of the state folder)"},
+    "--to": {"metavar": "DIR", "type": Path, "help": "the folder to write to"},
     "--at": {"metavar": "EVENT", "type": int, "dest": "at_event", "help": "the number of the last event to keep"},
     "--run": {"metavar": "ID", "help": "the run that is told; else every run that waits for the event"},
     "--data": {"metavar": "JSON", "help": "what comes with the event"},
@@ -193,6 +197,10 @@ VERBS: Mapping[str, Verb] = {
     "events send": Verb(
         "NAME", "tell runs that something happened for which they wait", ("--run", "--data", *_ASKING), "requests"
     ),
+    "audit verify": Verb("[RUN...]", "is the record as it was written?", ("--anchor", "--state", "--json")),
+    "audit anchor": Verb("", "note how far every run is, to be kept elsewhere", ("--anchor", "--state")),
+    "audit export": Verb("[RUN...]", "the record, with a script that checks it", ("--to", "--anchor", "--state")),
+    "audit explain": Verb("RUN STEP", "why a step did what it did", ("--state", "--json")),
     "tools list": Verb("", "what plans may call, and whether you may", _PLACES),
     "tools show": Verb("NAME", "one tool or agent in full", _PLACES),
     "tools search": Verb("WORD...", "the tools and agents that fit best", _PLACES),

@@ -40,7 +40,7 @@ EFFECTS: Mapping[Effect, str] = {
     "execute": "may do anything this process may",
 }
 ASKED_AS: Mapping[str, str] = {
-    "approve": "Allow it? [y/N, ? for more] ",
+    "approve": "Allow it (? for more)? [y/N] ",
     "happened": "Did it happen? [y/n] ",
     "failed": "What now? [retry/skip/fail] ",
 }

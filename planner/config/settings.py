@@ -152,6 +152,15 @@ class People(Frozen):
         return given.model_copy(update={"roles": self.members[given.name]}) if is_plain else given
 
 
+class Audit(Frozen):
+    """When the heads of all runs are anchored, and in which file: `[audit]`."""
+
+    every: int = Field(default=1_000, gt=0)
+    """After so many events."""
+    file: str | None = None
+    """Better on another disk, or where only additions are possible; None: `anchors.jsonl` in the state folder."""
+
+
 class Export(Frozen):
     """Where traces and metrics go: `[telemetry]`; without an endpoint they go nowhere."""
 
@@ -198,4 +207,5 @@ class Config(Frozen):
     limits: Limits = Limits()
     people: People = People()
     telemetry: Export = Export()
+    audit: Audit = Audit()
     secrets: Secrets = Secrets()

@@ -30,7 +30,7 @@ from planner.core.events import (
 )
 from planner.core.labels import Frozen
 from planner.core.ledger import Amount, Budget, Spent
-from planner.journal.chain import Verification
+from planner.journal.chain import Entry, Verification
 
 LEASE_S = 30
 """How long a lease holds without `renew` where nobody can see if its owner lives: three beats of 10 s."""
@@ -207,6 +207,14 @@ class Journal(Protocol):
 
     async def verify(self, run_id: str) -> Verification:
         """Whether the stored events are those that were written, and where they first differ."""
+        ...
+
+    async def entries(self, run_id: str) -> tuple[Entry, ...]:
+        """The events as they are stored, erased ones too. Raises `J-102` if there is no such run."""
+        ...
+
+    async def heads(self) -> Mapping[str, tuple[int, str]]:
+        """Of every run how many events it has, and the hash of the last one, in hex."""
         ...
 
     async def close(self) -> None:

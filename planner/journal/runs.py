@@ -148,6 +148,12 @@ def newest(db: sqlite3.Connection, *, limit: int, before: str | None) -> tuple[R
     return _summaries(db.execute(_SUMMARY + "run < ? ORDER BY run DESC LIMIT ?", (bound, limit)))
 
 
+def heads(db: sqlite3.Connection) -> dict[str, tuple[int, str]]:
+    """Of every run how many events it has, and the hash of the last one."""
+    rows = db.execute("SELECT run_id, events, head FROM runs")
+    return {run_id: (events, head.hex()) for run_id, events, head in rows}
+
+
 def pending(db: sqlite3.Connection, now: datetime) -> tuple[RunSummary, ...]:
     """The runs that nobody owns and that can go on, oldest first; one whose owner was killed may be one."""
     can_go_on = """

@@ -24,7 +24,7 @@ from planner.core.ledger import Amount, Budget, Spent
 from planner.core.redaction import NO_SECRETS, Redactor
 from planner.errors import JournalError
 from planner.journal import accounts, blobs, requests, runs, stream, tables
-from planner.journal.chain import Verification
+from planner.journal.chain import Entry, Verification
 from planner.journal.contract import Lease, Request, Requestable, RunSummary
 from planner.journal.database import Database, Migration
 
@@ -179,6 +179,14 @@ class SqliteJournal:
     async def verify(self, run_id: str) -> Verification:
         """One snapshot, read row by row."""
         return await self._database.read(partial(stream.verify, run_id=run_id))
+
+    async def entries(self, run_id: str) -> tuple[Entry, ...]:
+        """As of one moment."""
+        return await self._database.read(partial(stream.stored, run_id=run_id))
+
+    async def heads(self) -> Mapping[str, tuple[int, str]]:
+        """As of one moment."""
+        return await self._database.read(runs.heads)
 
     async def close(self) -> None:
         """Waits for what is under way."""

@@ -84,6 +84,12 @@ def verify(db: sqlite3.Connection, run_id: str) -> Verification:
         db.execute("COMMIT")
 
 
+def stored(db: sqlite3.Connection, run_id: str) -> tuple[Entry, ...]:
+    """The events of the run as they are stored."""
+    run = runs.find(db, run_id)
+    return tuple(entry for _, entry in _entries(db, run, 0, -1))
+
+
 def _entries(db: sqlite3.Connection, run: runs.Run, after: int, limit: int) -> Iterator[tuple[int, Entry]]:
     """The stored events with their `seq`; the casts let a damaged row fail its check instead of its use."""
     rows = db.execute(
