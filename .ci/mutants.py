@@ -19,11 +19,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = tuple(f"planner/core/{name}.py" for name in ("labels", "policy", "egress", "attest", "gate"))
+FILES = tuple(f"planner/core/{name}.py" for name in ("labels", "rules", "policy", "egress", "attest", "gate"))
 TESTS = tuple(
     f"tests/test_{name}.py"
-    for name in ("core_labels", "core_policy", "core_egress", "core_attest", "core_gate", "core_said")
-) + tuple(f"tests/test_{name}.py" for name in ("core_worth", "modes", "cards", "attacks"))
+    for name in (
+        *("core_labels", "core_rules", "core_policy", "core_egress", "core_attest", "core_gate", "core_said"),
+        *("core_worth", "core_undo", "core_decide_calls", "modes", "cards", "attacks"),
+    )
+)
 LIMIT_S = 120
 
 

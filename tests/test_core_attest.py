@@ -164,6 +164,12 @@ def test_of_a_quarantined_result_only_booleans_and_what_equals_an_attested_input
     assert all(label.sources == frozenset({"agent.extractor"}) for _, _, label in leaves_of(result))
 
 
+def test_a_quarantined_function_is_no_pure_one_whatever_it_touches() -> None:
+    quarantined = callee("agent.extractor", effect="pure", out="typed")
+    trusted = gather({"inputs": Labelled(value="a@b.c")})
+    assert attest(quarantined, trusted, "made up").label.integrity is Integrity.UNTRUSTED
+
+
 @settings(deadline=None)
 @given(
     st.sampled_from(Integrity),

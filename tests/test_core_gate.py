@@ -264,6 +264,16 @@ def test_an_approval_grows_old_before_the_call_is_made(given: Given, accepted: A
     assert isinstance(recorded(later(old, recorded(old))), HumanAsked)
 
 
+def test_an_approved_call_that_may_be_repeated_is_repeated_by_the_next_process(
+    given: Given, accepted: Accepted
+) -> None:
+    verdict = Verdict(then="ask", rules=("ask",), reason="why", policy_version="v1")
+    begun = given(*accepted(WRITE, policy=OPEN), path_and_text(verdict))
+    run = said(later(begun, recorded(begun)), "yes")
+    run = later(later(run, StepStarted(path="s1", attempt=1, key="k")), RunResumed(owner="p2"))
+    assert isinstance(only(run), Call)
+
+
 def test_an_approval_is_bound_to_callee_arguments_labels_and_rules(given: Given, accepted: Accepted) -> None:
     def bound(policy: Policy = OPEN, version: str = "", to: str = "a", label: Label = TRUSTED) -> str:
         run = given(*accepted(SEND, policy=policy), resolved(to=Labelled(value=to, label=label)))

@@ -272,6 +272,18 @@ def test_the_map_stays_short() -> None:
     assert MAP.count("\n") <= 600
 
 
+def test_every_test_that_the_threat_model_names_is_there() -> None:
+    page = (ROOT / "docs" / "threat-model.md").read_text()
+    named = set(re.findall(r"`(test_\w+)`", page))
+    known = {
+        name
+        for path in (ROOT / "tests").glob("test_*.py")
+        for name in re.findall(r"def (test_\w+)", path.read_text())
+    }
+    assert len(named) > 15
+    assert named <= known
+
+
 # ---- links and names ---------------------------------------------------------------------------------------
 
 
