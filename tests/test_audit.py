@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import json
 import sqlite3
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from planner import Assistant, Plan, Policy, Rule, ScriptedModel, UserError, tool
+from planner import Assistant, JournalError, Plan, Policy, Rule, ScriptedModel, UserError, tool
 from planner.audit import Anchors, anchor, audited, exported, read_anchors
 from planner.cli import main
 from planner.config import Config
-from planner.journal import SqliteJournal
+from planner.journal import SqliteJournal, erasing
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 ALLOW = Policy(rules=(Rule(id="all", then="allow"),))
@@ -237,10 +240,8 @@ def test_its_script_names_what_was_tampered_with(folder: Path, tamper: Callable[
 
 
 def test_content_that_was_erased_leaves_the_chain_whole(folder: Path) -> None:
-    import hashlib
 
     def erase(lines: list[dict[str, Any]]) -> None:
-        import base64
 
         one = lines[2]
         digest = hashlib.sha256(bytes.fromhex(one["salt"]) + base64.b64decode(one["body"])).hexdigest()
@@ -248,6 +249,80 @@ def test_content_that_was_erased_leaves_the_chain_whole(folder: Path) -> None:
 
     edit(erase)(folder)
     assert checked(folder)[0] == 0
+
+
+# erasing ------------------------------------------------------------------------------------------------------
+
+MARK = "mallory"
+
+
+def bytes_of(place: Path) -> bytes:
+    """All that the files of the journal hold, with what is packed in them unpacked."""
+    whole = b"".join(path.read_bytes() for path in place.glob("journal.db*"))
+    db = sqlite3.connect(place / "journal.db")
+    bodies = [body for (body,) in db.execute("SELECT body FROM events WHERE body IS NOT NULL")]
+    db.close()
+    return whole + b"".join(body if body.startswith(b"{") else zlib.decompress(body) for body in bodies)
+
+
+def test_what_was_erased_is_in_no_file_of_the_journal_and_its_chain_holds(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = ("--state", str(place))
+    assert bytes_of(place).count(MARK.encode()) > 1
+    for run_id in ("one", "two"):
+        assert said(capsys, "audit", "erase", run_id, "--yes", *state)[0] == 0
+    assert MARK.encode() not in bytes_of(place)
+    assert MARK.upper().encode() not in bytes_of(place)
+    assert b"Write" not in bytes_of(place)
+    assert found(place) == []
+    code, out = said(capsys, "audit", "verify", "--anchor", str(place / "kept.jsonl"), *state)
+    assert code == 0
+    assert "lost their content" in out
+    assert main(["runs", "show", "one", *state]) != 0
+    assert "J-108" in capsys.readouterr().err
+
+
+def test_copies_in_forks_are_named_and_nested_runs_go_too(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changed(place, "UPDATE runs SET parent = 'one' WHERE run_id = 'two'")
+
+    async def fork() -> str:
+        options: dict[str, Any] = {"policy": ALLOW, "environ": {}, "model": ScriptedModel([])}
+        async with Assistant([read, send], workspace=place, state=place, **options) as assistant:
+            return await assistant.fork("one", at=4)
+
+    copy = asyncio.run(fork())
+    code, out = said(capsys, "audit", "erase", "one", "--yes", "--state", str(place))
+    assert code == 0
+    assert out.startswith("erased what one, two held")
+    assert f"{copy} began with its events" in out
+
+
+def test_a_run_that_is_live_or_nobody_agreed_to_erase_stays(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def live() -> None:
+        journal = SqliteJournal.open(place / "journal.db")
+        await journal.acquire("one", "me")
+        with pytest.raises(JournalError, match="J-103"):
+            await journal.erase("one")
+        await journal.close()
+
+    asyncio.run(live())
+    assert main(["audit", "erase", "one", "--state", str(place)]) == 4
+    assert "nothing was erased" in capsys.readouterr().err
+    assert MARK.encode() in bytes_of(place)
+
+
+def test_a_journal_that_is_in_use_says_that_it_may_still_hold_what_was_erased(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erasing, "BUSY_S", 0.05)
+    other = sqlite3.connect(place / "journal.db")
+    other.execute("BEGIN IMMEDIATE")
+
+    with pytest.raises(JournalError, match="is in use") as caught:
+        erasing.scour(place / "journal.db")
+    assert caught.value.code == "J-124"
+    other.close()
 
 
 # the command line ---------------------------------------------------------------------------------------------
@@ -291,12 +366,14 @@ def test_the_command_line_verifies_anchors_exports_and_explains(
         (("verify", "--anchor", "nowhere.jsonl"), "U-461"),
         (("export",), "U-403"),
         (("explain", "one", "s9"), "U-462"),
+        (("erase", "three", "--yes"), "U-420"),
+        (("erase", "o", "--yes"), ""),
     ],
 )
 def test_what_cannot_be_is_said_with_what_could(
     place: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], code: str
 ) -> None:
-    assert main(["audit", *words, "--state", str(place)]) == 2
+    assert main(["audit", *words, "--state", str(place)]) == (2 if code else 0)
     assert code in capsys.readouterr().err
 
 

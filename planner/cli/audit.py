@@ -101,6 +101,36 @@ def export(options: Options) -> int:
     return 0
 
 
+def erase(options: Options) -> int:
+    """Erases what a run holds; that it happened, and when, can still be verified."""
+    found = asyncio.run(_summary(options, options.words[0]))
+    if not options.is_agreed and not terminal.agrees(f"Erase all that run {found} holds, for good?"):
+        terminal.say("nothing was erased; `--yes` agrees to it")
+        return EXITS["denied"]
+
+    async def erased() -> tuple[tuple[str, ...], tuple[str, ...]]:
+        async with journal_of(options) as journal:
+            assert journal is not None, "a run was found in it"
+            copies = await journal.forks(found)
+            return await journal.erase(found), copies
+
+    runs, copies = asyncio.run(erased())
+    terminal.put(f"erased what {', '.join(runs)} held; the chain still holds")
+    for copy in copies:
+        terminal.put(f"  {copy} began with its events, and has copies: planner audit erase {copy}")
+    return 0
+
+
+async def _summary(options: Options, wanted: str) -> str:
+    async with journal_of(options) as journal:
+        known = await _chosen(journal, (wanted,)) if journal is not None else ()
+    exact = [run_id for run_id in known if run_id == wanted] or [run_id for run_id in known if "." not in run_id]
+    if len(exact) != 1:
+        what = f"{len(exact)} runs begin with `{wanted}`" if exact else f"there is no run `{wanted}`"
+        raise UserError("U-420", what, hint="`planner runs` lists them.", choices=tuple(exact[:5]))
+    return exact[0]
+
+
 # why something happened ---------------------------------------------------------------------------------------
 
 

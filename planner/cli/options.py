@@ -95,7 +95,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "--yes": {
         "action": "store_true",
         "dest": "is_agreed",
-        "help": "agree to downloads; never to effects, and never to code",
+        "help": "agree to downloads, or to erasing; never to effects, and never to code",
     },
     "--json": {
         "action": "store_true",
@@ -200,6 +200,7 @@ VERBS: Mapping[str, Verb] = {
     "audit verify": Verb("[RUN...]", "is the record as it was written?", ("--anchor", "--state", "--json")),
     "audit anchor": Verb("", "note how far every run is, to be kept elsewhere", ("--anchor", "--state")),
     "audit export": Verb("[RUN...]", "the record, with a script that checks it", ("--to", "--anchor", "--state")),
+    "audit erase": Verb("RUN", "erase what a run holds, for good; its chain still holds", ("--state", "--yes")),
     "audit explain": Verb("RUN STEP", "why a step did what it did", ("--state", "--json")),
     "tools list": Verb("", "what plans may call, and whether you may", _PLACES),
     "tools show": Verb("NAME", "one tool or agent in full", _PLACES),

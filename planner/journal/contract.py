@@ -217,6 +217,17 @@ class Journal(Protocol):
         """Of every run how many events it has, and the hash of the last one, in hex."""
         ...
 
+    async def erase(self, run_id: str) -> tuple[str, ...]:
+        """Erases all that the run, and the runs that are steps of it, hold; gives their ids. The chains still hold.
+
+        Raises `J-102` if there is no such run, `J-103` if one of them is live, `J-124` while the file is in use.
+        """
+        ...
+
+    async def forks(self, run_id: str) -> tuple[str, ...]:
+        """The runs that began with this one's events, and have copies of them."""
+        ...
+
     async def close(self) -> None:
         """Releases the leases taken here, and the store; the journal is of no use afterwards."""
         ...

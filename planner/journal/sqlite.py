@@ -23,7 +23,7 @@ from planner.core.events import BlobId, Event, Recorded, RunStatus
 from planner.core.ledger import Amount, Budget, Spent
 from planner.core.redaction import NO_SECRETS, Redactor
 from planner.errors import JournalError
-from planner.journal import accounts, blobs, requests, runs, stream, tables
+from planner.journal import accounts, blobs, erasing, requests, runs, stream, tables
 from planner.journal.chain import Entry, Verification
 from planner.journal.contract import Lease, Request, Requestable, RunSummary
 from planner.journal.database import Database, Migration
@@ -187,6 +187,16 @@ class SqliteJournal:
     async def heads(self) -> Mapping[str, tuple[int, str]]:
         """As of one moment."""
         return await self._database.read(runs.heads)
+
+    async def erase(self, run_id: str) -> tuple[str, ...]:
+        """In one transaction; then the file is written anew."""
+        erased = await self._database.write(partial(erasing.erase, run_id=run_id))
+        await asyncio.to_thread(erasing.scour, self._database.path)
+        return erased
+
+    async def forks(self, run_id: str) -> tuple[str, ...]:
+        """Of one moment."""
+        return await self._database.read(partial(erasing.forks, run_id=run_id))
 
     async def close(self) -> None:
         """Waits for what is under way."""
