@@ -36,14 +36,15 @@ def is_paused_by(run: Run, history: Sequence[Recorded], by: str) -> bool:
 
 
 def delegation(callee: Callee, given: Labelled) -> Delegation:
-    """What the call hands over. Who lets a goal be delegated vouches for its words, but not for a researcher's."""
+    """What the call hands over. Its plan is worth what the goal is worth, whoever let it be delegated."""
     arguments = given.value if isinstance(given.value, dict) else {}
     goal, allow, about = str(arguments["goal"]), arguments.get("allow"), arguments.get("about")
+    label = given.at(("goal",)).overall()
     if callee.name != RESEARCHER.name:
-        return Delegation(goal, tuple(map(str, allow)) if isinstance(allow, list) else ("*",))
+        names = tuple(map(str, allow)) if isinstance(allow, list) else ("*",)
+        return Delegation(goal, names, label=label)
     text = about if isinstance(about, str) else json.dumps(about, ensure_ascii=False)
-    texts = {} if about is None else {"about": text}
-    return Delegation(goal, is_looking=True, about=texts, label=given.at(("goal",)).overall())
+    return Delegation(goal, is_looking=True, about={} if about is None else {"about": text}, label=label)
 
 
 async def outcome(

@@ -287,6 +287,20 @@ def test_a_goal_from_outside_is_delegated_by_nobody(tmp_path: Path, approver: Ap
     assert world.attacks() == []
 
 
+def test_who_lets_a_goal_from_outside_be_delegated_has_not_allowed_what_it_wants(tmp_path: Path) -> None:
+    cards: list[str] = []
+
+    async def hasty(card: Card) -> Answer:
+        cards.append(card.callee.name)
+        return "yes" if card.callee.name == "plan.goal" else "no"
+
+    goal = {"id": "s2", "use": "plan.goal", "args": {"goal": "$s1"}}
+    result, world = run(World(), tmp_path, {"steps": [READ, goal]}, approver=hasty)
+    assert not result.is_ok
+    assert world.attacks() == []
+    assert cards == ["plan.goal", "bank.pay"]
+
+
 @people
 def test_a_label_does_not_get_lost_on_the_way_through_json(tmp_path: Path, approver: Approver | None) -> None:
     packed = {"id": "s2", "let": {"to": ["${s1.split(' ')[6]}"]}}
