@@ -115,7 +115,7 @@ def test_a_call_that_data_steers_is_asked_for_and_what_a_person_says_is_a_decisi
     assert asked.arguments is not None
     assert asked.arguments.at(("to",)).label.integrity is Integrity.BOUNDED
     assert asked.arguments.at(("subject",)).label.integrity is Integrity.UNTRUSTED
-    assert asked.arguments.at(("to",)).label.sources == {"mail.list"}
+    assert asked.arguments.at(("to",)).label.sources == {"s1:mail.list"}
     assert (said.verdict.rules, said.verdict.reason) == (("person:no",), "`ada` answered `no`")
     assert PAID == []
 

@@ -49,7 +49,7 @@ from planner.simulator.scenarios import scenario
 
 Events: TypeAlias = tuple[Event, ...]
 SEEDS = 10_000 if "CI" in os.environ else 1_500
-FOUND_WITHIN = 5_000
+FOUND_WITHIN = 2_000
 
 
 def test_every_law_holds_for_every_seed() -> None:
@@ -80,12 +80,12 @@ def test_the_scenarios_hold_everything_that_a_plan_can_say() -> None:
 # a broken rule is found ---------------------------------------------------------------------------------------
 
 
-def found(law: str) -> Outcome:
-    """The first seed that shows the law broken."""
-    for outcome in map(simulate, range(FOUND_WITHIN)):
+def found(law: str, *, first: int = 0) -> Outcome:
+    """The first seed from `first` on that shows the law broken."""
+    for outcome in map(simulate, range(first, first + FOUND_WITHIN)):
         if outcome.divergence is not None and outcome.divergence.law == law:
             return outcome
-    raise AssertionError(f"no seed below {FOUND_WITHIN} shows it")
+    raise AssertionError(f"no seed of {FOUND_WITHIN} shows it")
 
 
 def test_a_divergence_is_told_with_its_seed_its_plan_and_the_last_events(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +197,7 @@ def test_it_is_found_that_a_cancelled_run_does_not_tell_what_nobody_knows(monkey
 
 def test_it_is_found_that_a_call_stands_in_for_what_may_have_happened(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_module, "is_undecided", lambda _: False)
-    found("an effect happens once")
+    found("an effect happens once", first=3_500)  # a rare course: one seed in some thousands
 
 
 # the command --------------------------------------------------------------------------------------------------
