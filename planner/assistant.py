@@ -156,9 +156,9 @@ class Assistant:
         reference = config.reference()
         place = Path(folder).resolve() if folder is not None else reference
         settings = config.load(place, environ)
-        own = Toolbox.load(place / "tools") if (place / "tools").is_dir() else Toolbox.of()
-        if place != reference:
-            own = Toolbox.load(reference / "tools", only=settings.tools.builtin).merged(own)
+        own = Toolbox.load(reference / "tools", only=settings.tools.builtin)
+        if place != reference and (place / "tools").is_dir():
+            own = own.merged(Toolbox.load(place / "tools"))
         return cls(own, settings=settings, folder=place, **options)
 
     @property

@@ -253,3 +253,24 @@ def test_a_grant_allows_nothing_that_the_rules_deny() -> None:
     assert verdict(denied, {"amount": 1}).rules == ("no",)
     asked = policy({"id": "ask", "then": "ask"}, grants={"clerk": Grant(allow=("*",)).model_dump()})
     assert verdict(asked, {"amount": 1}).rules == ("ask",)
+
+
+def test_what_a_role_may_not_call_is_denied_though_a_rule_would_ask() -> None:
+    asked = policy({"id": "ask", "then": "ask"}, grants={"clerk": Grant(allow=("mail.*",)).model_dump()})
+    assert verdict(asked, {"amount": 1}).then == "deny"
+
+
+def test_only_what_a_rule_waits_for_lifts_it() -> None:
+    rule = {"id": "first", "then": "deny", "until": ["customer.verify"]}
+    assert verdict(policy(ALL, rule), {"amount": 1}, before=(paid(1, "customer.greet"),)).then == "deny"
+
+
+def test_a_condition_on_what_a_callee_does_not_take_allows_nothing() -> None:
+    rule = {"id": "a", "then": "allow", "when": [{"argument": "other", "none_of": ["x"]}]}
+    assert verdict(policy(rule), {"amount": 1}).then == "deny"
+
+
+def test_a_limit_denies_nothing_while_a_plan_is_checked() -> None:
+    rule = {"id": "none", "then": "deny", "beyond": {"calls": 0}}
+    assert verdict(policy(rule, ALL)).then == "allow"
+    assert verdict(policy(rule, ALL), {"amount": 1}).then == "deny"

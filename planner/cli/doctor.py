@@ -28,6 +28,7 @@ from planner.errors import PlannerError
 from planner.journal import SqliteJournal
 from planner.journal.sqlite import MIGRATIONS
 from planner.llm import choose, local, weights
+from planner.sandbox import probe
 
 PACKAGES = ("pydantic", "litellm", "instructor", "xllamacpp", "jinja2", "chromadb", "opentelemetry-sdk")
 NEEDED_FREE_BYTES = 200_000_000
@@ -62,6 +63,7 @@ def _checks(options: Options) -> Iterator[Check]:
     yield _python()
     yield _platform()
     yield _packages()
+    yield _sandbox()
     state = state_dir(options)
     yield _state(state)
     yield _journal(state)
@@ -96,6 +98,13 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def _sandbox() -> Check:
+    found = probe()
+    if found.sandbox is not None:
+        return Check("sandbox", "ok", f"holds {', '.join(found.holds)}")
+    return Check("sandbox", "warn", found.reason, "Without it no program is run; everything else works.")
 
 
 def _state(state: Path) -> Check:

@@ -16,8 +16,10 @@ from planner.coercion import (
 )
 from planner.core.catalog import Parameter
 from planner.core.labels import Json
+from planner.sandbox import interpreter
 from planner.tools.declaration import Options, Tool, ToolContext, tool
 from planner.tools.folder import folder_hash
+from planner.tools.programs import sandboxed
 from planner.tools.toolbox import Toolbox, ToolInDoubt
 
 __all__ = [
@@ -41,5 +43,7 @@ __all__ = [
     "Toolbox",
     "Url",
     "folder_hash",
+    "interpreter",
+    "sandboxed",
     "tool",
 ]
