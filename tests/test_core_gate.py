@@ -36,7 +36,7 @@ from planner.core.moves import moved
 from planner.core.plan import OnError, Step
 from planner.core.policy import Policy, Verdict
 from planner.core.rules import Rule
-from planner.core.run import Run, StepState
+from planner.core.run import Run, StepState, replace
 from planner.core.state import evolve
 from planner.errors import JournalError
 
@@ -366,3 +366,76 @@ def test_a_gate_of_the_plan_is_answered_with_yes_or_no(
     run = given(*accepted(approval, policy=OPEN, callees=every), resolved(ALLOWED, what=TEXT))
     with pytest.raises(JournalError, match="another kind of step"):
         said(later(run, recorded(run)), answer, {})
+
+
+# limits over the calls of a run ------------------------------------------------------------------------------
+
+ONCE = Policy.model_validate(
+    {
+        "rules": [
+            {"id": "once", "then": "ask", "callee": "mail.send", "beyond": {"calls": 1}},
+            {"id": "first", "then": "deny", "callee": "files.write", "until": ["mail.send"]},
+            {"id": "all", "then": "allow"},
+        ]
+    }
+)
+GIVEN = gather({"to": Labelled(value="b@c.d"), "text": TEXT})
+SENDS = tuple(Step(id=f"s{n}", use="mail.send", args={"to": "b@c.d", "text": "x"}) for n in (1, 2, 3))
+FAILED = Fault(code="T-1", error_class="invalid")
+
+
+@pytest.mark.parametrize(
+    ("path", "other", "then"),
+    [
+        ("s2", StepState(status="resolved", arguments=GIVEN, verdict=ALLOWED), "ask"),  # the plan makes it first
+        ("s2", StepState(status="new"), "allow"),
+        ("s2", StepState(status="failed", arguments=GIVEN, verdict=ALLOWED, attempt=1, fault=FAILED), "allow"),
+        ("s2", StepState(status="skipped", arguments=GIVEN, verdict=ALLOWED), "allow"),
+        (
+            "s2",
+            StepState(status="failed", arguments=GIVEN, attempt=1, fault=Fault(code="A-104", error_class="conflict")),
+            "ask",
+        ),
+        ("s2", StepState(status="resolved", arguments=GIVEN, verdict=Verdict(then="deny", rules=("x",))), "allow"),
+    ],
+)
+def test_a_call_counts_towards_a_limit_unless_it_is_over_without_effect(
+    given: Given, accepted: Accepted, path: str, other: StepState, then: str
+) -> None:
+    run = replace(given(*accepted(*SENDS, policy=ONCE)), steps={"s1": other})
+    send = run.started.setup.catalogue["mail.send"]
+    assert gate.judged(run, send, GIVEN, path=path).then == then
+
+
+@pytest.mark.parametrize(
+    ("later_one", "then"),
+    [
+        (StepState(status="resolved", arguments=GIVEN, verdict=ALLOWED), "allow"),
+        (StepState(status="started", arguments=GIVEN, verdict=ALLOWED, attempt=1), "ask"),
+        (StepState(status="resolved", arguments=GIVEN, verdict=ALLOWED, is_weighed=True), "ask"),
+    ],
+)
+def test_a_later_call_counts_once_it_was_let_through(
+    given: Given, accepted: Accepted, later_one: StepState, then: str
+) -> None:
+    own = StepState(status="resolved", arguments=GIVEN, verdict=ALLOWED, attempt=1)
+    run = replace(given(*accepted(*SENDS, policy=ONCE)), steps={"s1": own, "s2": later_one})
+    send = run.started.setup.catalogue["mail.send"]
+    assert gate.judged(run, send, GIVEN, path="s1").then == then
+
+
+def test_what_takes_a_call_back_is_no_call_of_its_own(given: Given, accepted: Accepted) -> None:
+    undone = StepState(status="succeeded", arguments=GIVEN, attempt=1, callee="mail.send")
+    run = replace(given(*accepted(*SENDS, policy=ONCE)), steps={"s1~undo": undone})
+    assert gate.judged(run, run.started.setup.catalogue["mail.send"], GIVEN, path="s2").then == "allow"
+
+
+@pytest.mark.parametrize(("status", "then"), [("succeeded", "allow"), ("started", "deny")])
+def test_a_precondition_is_met_by_a_call_that_succeeded(
+    given: Given, accepted: Accepted, status: Any, then: str
+) -> None:
+    only_until = ONCE.model_copy(update={"rules": ONCE.rules[1:]})
+    done = StepState(status=status, arguments=GIVEN, verdict=ALLOWED, attempt=1)
+    run = replace(given(*accepted(*SENDS, policy=only_until)), steps={"s1": done})
+    write = run.started.setup.catalogue["files.write"]
+    assert gate.judged(run, write, gather({"path": TEXT}), path="s2").then == then
